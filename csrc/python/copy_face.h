@@ -1,0 +1,11 @@
+/* copy_face.h - the copy kernels' functions in shmtransport._core. Python's face of them is shmtransport/copying.py. */
+#ifndef SHMT_COPY_FACE_H
+#define SHMT_COPY_FACE_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+/* For PyModule_AddFunctions(); ends with an empty entry. They keep no state in the module. */
+extern PyMethodDef shmt_copy_methods[];
+
+#endif

@@ -1,0 +1,30 @@
+/* python.h - what the files of this folder share: the only place that includes Python.h.
+ *
+ * Limited API of 3.11, multi-phase initialisation, heap types, all state in the module: one wheel serves
+ * every Python from 3.11 on, subinterpreters included. */
+#ifndef SHMT_PYTHON_H
+#define SHMT_PYTHON_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include "leases.h"
+
+typedef struct shmt_module_state {
+    PyObject *errors; /* the module shmtransport.errors */
+    PyTypeObject *attachment_type;
+    PyTypeObject *lease_type;
+} shmt_module_state;
+
+extern PyType_Spec shmt_attachment_spec;
+extern PyType_Spec shmt_lease_spec;
+
+/* Sets the exception that `status` maps to; `format` replaces the table's text. Returns NULL. */
+PyObject *shmt_raise(shmt_module_state *state, shmt_status status, const char *format, ...);
+
+/* An empty Lease to be filled by shmt_lease_fill(): made before the mutex is taken, since nothing inside it
+ * may call Python. An unfilled one ends nothing. */
+PyObject *shmt_lease_new(shmt_module_state *state);
+void shmt_lease_fill(PyObject *self, shmt_attachment *attachment, const shmt_lease *lease);
+
+#endif

@@ -1,0 +1,131 @@
+#include "writer.h"
+
+#include "kill_points.h"
+#include "tickets.h"
+#include "wait.h"
+
+/* Entries that an ordinary allocation looks at: bounds its cost when thousands of blocks are live. */
+#define GLANCE 64u
+
+static void retire_or_reuse(shmt_attachment *attachment, uint32_t entry, uint32_t generation) {
+    if (generation == UINT32_MAX) return; /* its generations are used up (rule 1) */
+    uint32_t tail = (attachment->free_head + attachment->free_entries_length++) % attachment->entries_length;
+    attachment->free_entries[tail] = entry;
+}
+
+/* Rule 8: a live entry whose mask is 0 goes back to the allocator. Nothing else frees. */
+static void harvest(shmt_attachment *attachment, uint32_t limit) {
+    if (limit >= attachment->live_length) { /* all: from the first on, for what goes is replaced by the last */
+        limit = attachment->live_length;
+        attachment->harvest_cursor = 0;
+    }
+    while (limit-- && attachment->live_length) {
+        if (attachment->harvest_cursor >= attachment->live_length) attachment->harvest_cursor = 0;
+        uint32_t entry = attachment->live[attachment->harvest_cursor];
+        /* SYNC C-RELEASE: every reader's last look at the block came before its bit went out. */
+        uint64_t word = atomic_load_explicit(&attachment->entries[entry].word, memory_order_acquire);
+        if (shmt_word_mask(word) || shmt_extents_give(&attachment->extents, attachment->held[entry]) != SHMT_OK) {
+            attachment->harvest_cursor++;
+            continue;
+        }
+        attachment->live[attachment->harvest_cursor] = attachment->live[--attachment->live_length];
+        retire_or_reuse(attachment, entry, shmt_word_high(word));
+    }
+}
+
+static void collect(shmt_attachment *attachment, bool thoroughly) {
+    uint32_t limit = thoroughly ? UINT32_MAX : GLANCE;
+    shmt_settle(attachment, limit, thoroughly);
+    uint32_t released = atomic_load_explicit(&attachment->header->released, memory_order_acquire);
+    if (!thoroughly && released == attachment->released_seen) return;
+    attachment->released_seen = released;
+    harvest(attachment, limit);
+}
+
+static shmt_status take(shmt_attachment *attachment, uint64_t nbytes, shmt_lease *lease) {
+    shmt_status status = shmt_span_reserve(attachment);
+    if (status != SHMT_OK) return status;
+    if (attachment->free_entries_length == 0) return SHMT_NO_ENTRY;
+    shmt_extent extent;
+    if ((status = shmt_extents_take(&attachment->extents, nbytes, &extent)) != SHMT_OK) return status;
+
+    uint32_t number = attachment->free_entries[attachment->free_head];
+    attachment->free_head = (attachment->free_head + 1) % attachment->entries_length;
+    attachment->free_entries_length--;
+    attachment->held[number] = extent;
+    attachment->live[attachment->live_length++] = number;
+
+    shmt_entry *entry = &attachment->entries[number];
+    uint32_t generation = shmt_word_high(atomic_load_explicit(&entry->word, memory_order_relaxed)) + 1;
+    entry->segment = extent.segment;
+    entry->offset = extent.offset;
+    entry->nbytes = nbytes;
+    entry->charged_ns = (uint64_t)shmt_now_ns();
+    SHMT_KILL_POINT("put.fields");
+    /* SYNC B-PUT: the fields come before the word that makes them readable. */
+    atomic_store_explicit(&entry->word, shmt_word(generation, shmt_bit(SHMT_WRITER)), memory_order_release);
+    SHMT_KILL_POINT("put.word");
+
+    const shmt_mapping *mapping = &attachment->segments[extent.segment];
+    shmt_local *local = &attachment->locals[number];
+    local->generation = generation;
+    local->tensors = 1;
+    local->in_flight = 0;
+    attachment->users++;
+    shmt_span_add(attachment, (uintptr_t)mapping->base + extent.offset, nbytes, number);
+    *lease = (shmt_lease){mapping->base + extent.offset, nbytes, number, generation, true};
+    shmt_row *row = &attachment->rows[SHMT_WRITER];
+    atomic_fetch_add_explicit(&row->writes, 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&row->written_nbytes, nbytes, memory_order_relaxed);
+    return SHMT_OK;
+}
+
+shmt_status shmt_allocate(shmt_attachment *attachment, uint64_t nbytes, shmt_lease *lease) {
+    shmt_status status = shmt_check(attachment);
+    if (status != SHMT_OK) return status;
+    pthread_mutex_lock(&attachment->mutex);
+    if (attachment->left) {
+        status = SHMT_CLOSED;
+    } else {
+        collect(attachment, false);
+        status = take(attachment, nbytes, lease);
+        if (status == SHMT_FULL || status == SHMT_NO_ENTRY) {
+            collect(attachment, true);
+            status = take(attachment, nbytes, lease);
+        }
+    }
+    pthread_mutex_unlock(&attachment->mutex);
+    return status;
+}
+
+shmt_status shmt_allocate_wait(shmt_attachment *attachment, uint64_t nbytes, int64_t timeout_ns, shmt_lease *lease) {
+    shmt_status status = shmt_check(attachment);
+    if (status != SHMT_OK) return status;
+    shmt_header *header = attachment->header;
+    int64_t start = shmt_now_ns();
+    atomic_fetch_add_explicit(&header->waiting, 1, memory_order_seq_cst);
+    for (;;) {
+        uint32_t seen = atomic_load_explicit(&header->released, memory_order_seq_cst);
+        shmt_ring_bells(attachment);
+        shmt_reap(attachment);
+        status = shmt_allocate(attachment, nbytes, lease);
+        int64_t left = timeout_ns - (shmt_now_ns() - start);
+        if ((status != SHMT_FULL && status != SHMT_NO_ENTRY) || left <= 0) break;
+        shmt_wait(&header->released, seen, left < SHMT_SLICE_NS ? left : SHMT_SLICE_NS);
+    }
+    atomic_fetch_sub_explicit(&header->waiting, 1, memory_order_seq_cst);
+    atomic_fetch_add_explicit(&attachment->rows[SHMT_WRITER].wait_ns, (uint64_t)(shmt_now_ns() - start), memory_order_relaxed);
+    return status == SHMT_FULL || status == SHMT_NO_ENTRY ? SHMT_TIMEOUT : status;
+}
+
+void shmt_room_now(shmt_attachment *attachment, shmt_room *room) {
+    pthread_mutex_lock(&attachment->mutex);
+    if (!attachment->left) collect(attachment, true);
+    *room = (shmt_room){
+        .used_nbytes = attachment->extents.used_nbytes,
+        .total_nbytes = attachment->extents.total_nbytes,
+        .largest_nbytes = shmt_extents_largest(&attachment->extents),
+        .live = attachment->live_length,
+    };
+    pthread_mutex_unlock(&attachment->mutex);
+}

@@ -1,0 +1,57 @@
+"""Builds the C extension ``shmtransport._core``; everything else about the package is in pyproject.toml.
+
+The extension keeps to the limited API of Python 3.11, so that one wheel serves 3.11 and every later version.
+``SHMTRANSPORT_WERROR=1`` makes every C warning an error; `make lint` sets it. It is off by default because a
+compiler newer than the tested ones may warn about something that is no reason for an installation to fail.
+"""
+
+import os
+import shutil
+import sys
+import sysconfig
+from glob import glob
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+# Conversions that may lose bits are warned about (a length cut short is silent corruption); a change of sign
+# alone is not.
+WARNINGS = (
+    "-Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith -Wvla -Wundef"
+    " -Wformat=2 -Wconversion -Wno-sign-conversion"
+).split()
+if os.environ.get("SHMTRANSPORT_WERROR") == "1":
+    WARNINGS.append("-Werror")
+
+
+class BuildExtension(build_ext):
+    """``build_ext`` that says in one line what is missing, before the compiler says it in fifty."""
+
+    def build_extensions(self) -> None:
+        compiler = self.compiler.compiler_so[0]
+        if shutil.which(compiler) is None:
+            sys.exit(f"shmtransport: no C compiler: {compiler!r} is not on PATH; install gcc or name yours in CC")
+        header = Path(sysconfig.get_path("include"), "Python.h")
+        if not header.exists():
+            sys.exit(f"shmtransport: no {header}: install this Python's headers (Debian: python3-dev)")
+        super().build_extensions()
+
+
+core = Extension(
+    "shmtransport._core",
+    sources=sorted(glob("csrc/*.c") + glob("csrc/python/*.c")),
+    # Objects are not tracked one by one: a change of any header, layout.h above all, builds everything again.
+    depends=["setup.py", *sorted(glob("csrc/**/*.h", recursive=True))],
+    include_dirs=["csrc"],
+    define_macros=[("Py_LIMITED_API", "0x030B0000")],
+    extra_compile_args=["-std=gnu11", "-O2", "-g", "-fvisibility=hidden", "-pthread", *WARNINGS],
+    extra_link_args=["-pthread"],
+    py_limited_api=True,
+)
+
+setup(
+    ext_modules=[core],
+    cmdclass={"build_ext": BuildExtension},
+    options={"bdist_wheel": {"py_limited_api": "cp311"}},
+)
