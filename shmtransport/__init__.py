@@ -1,0 +1,82 @@
+"""Tensors between processes without their bytes in the message.
+
+A writer puts a tensor once into a ring of shared-memory segments and sends a handle of about a hundred bytes;
+whoever opens the handle reads the same bytes in place. A lease keeps the block until its last tensor has died,
+in whichever process, and comes back when that process dies.
+
+General layout (imports only go down; tests/meta/test_layers.py holds it):
+
+    L5  this module, cli, demo, adapters.vllm          what people touch
+    L4  ring, reader, endpoint                         the two ends of a ring, and what they share
+        channel, asyncio, exchange                     objects over a socket, and the conversation behind them
+        statistics                                     who holds what
+    L3  tensors, dtypes, handles, codec, messages      payloads: torch and numpy, wire formats
+    L2  attachment, copying                            faces of the C core: a process's place in a ring, copies
+    L1  segment, layout, host, _core (csrc/)           named shared memory, the law of the bytes, the core
+    L0  errors, config                                 words
+
+When priorities conflict: no silent corruption, nothing lost or leaked when a process dies, bounded waiting,
+tail latency, throughput, microbenchmarks; in this order.
+"""
+
+from importlib.metadata import version
+
+from shmtransport.channel import Channel
+from shmtransport.endpoint import Endpoint
+from shmtransport.errors import (
+    ClosedError,
+    ConfigError,
+    CorruptSegmentError,
+    ForkedError,
+    HandleError,
+    InternalError,
+    LayoutError,
+    LayoutMismatchError,
+    OutOfSharedMemoryError,
+    PeerDeadError,
+    RingFullError,
+    SegmentError,
+    SegmentNotFoundError,
+    ShmTransportError,
+    StaleHandleError,
+    UnsupportedTypeError,
+    WaitTimeoutError,
+)
+from shmtransport.exchange import ChannelStatistics
+from shmtransport.handles import Handle, Inline
+from shmtransport.reader import Reader
+from shmtransport.ring import Ring
+from shmtransport.segment import sweep
+from shmtransport.statistics import Process, RingStatistics
+
+__version__ = version("shmtransport")
+
+__all__ = [
+    "Channel",
+    "ChannelStatistics",
+    "ClosedError",
+    "ConfigError",
+    "CorruptSegmentError",
+    "Endpoint",
+    "ForkedError",
+    "Handle",
+    "HandleError",
+    "Inline",
+    "InternalError",
+    "LayoutError",
+    "LayoutMismatchError",
+    "OutOfSharedMemoryError",
+    "PeerDeadError",
+    "Process",
+    "Reader",
+    "Ring",
+    "RingFullError",
+    "RingStatistics",
+    "SegmentError",
+    "SegmentNotFoundError",
+    "ShmTransportError",
+    "StaleHandleError",
+    "UnsupportedTypeError",
+    "WaitTimeoutError",
+    "sweep",
+]

@@ -1,0 +1,190 @@
+"""`Channel` for asyncio: the same objects, handshake and guarantees on a ``zmq.asyncio`` socket.
+
+Walking the object, copying its tensors and joining rings happen in a thread of the channel, never on the event
+loop. Opening handles is done on the loop: it copies nothing.
+"""
+
+import asyncio
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Self
+
+import zmq
+import zmq.asyncio
+
+from shmtransport.channel import ONLY_PEER, addressed, prepare
+from shmtransport.errors import ClosedError, PeerDeadError, WaitTimeoutError
+from shmtransport.exchange import ChannelStatistics, Exchange, Frames, Message
+from shmtransport.ring import Ring
+
+
+class Channel:
+    """As `shmtransport.Channel`, with ``await``. One event loop, one task receiving; any number may send.
+
+    Sends are put on the socket in the order in which their copies finish. A cancelled send is revoked.
+    """
+
+    def __init__(
+        self,
+        socket: zmq.asyncio.Socket,
+        ring: Ring | None = None,
+        *,
+        threshold: int | str = "64KiB",
+        name: str = "",
+    ) -> None:
+        self._routes = prepare(socket)
+        self._socket = socket
+        self._exchange = Exchange(ring, threshold, name)
+        self._thread = ThreadPoolExecutor(1, "shmtransport")
+        self._receiving = asyncio.Lock()
+        self._closed = False
+
+    async def send(self, value: object, to: bytes | Iterable[bytes] | None = None, *, timeout_s: float = 30.0) -> None:
+        """See `shmtransport.Channel.send`."""
+        self._check()
+        peers = addressed(self._routes, to)
+        messages: list[Message] = []
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._pump()
+                messages = await self._encode(value, peers)
+                while messages:
+                    await self._send_message(messages[0])
+                    messages.pop(0)
+                await self._flush()
+        except TimeoutError:
+            raise WaitTimeoutError("waited for room in the socket until the deadline") from None
+        finally:
+            for message in messages[1:]:
+                message.revoke(message.peers)
+
+    async def _encode(self, value: object, peers: list[bytes]) -> list[Message]:
+        """In the thread. The copy cannot be interrupted: if this task is cancelled, its result is revoked."""
+        encoding = asyncio.get_running_loop().run_in_executor(self._thread, self._exchange.encode, value, peers)
+        try:
+            return await asyncio.shield(encoding)
+        except asyncio.CancelledError:
+            encoding.add_done_callback(_revoke_all)
+            raise
+
+    async def recv(self, type: Any = Any, *, timeout_s: float | None = None) -> Any:
+        """See `shmtransport.Channel.recv`."""
+        return (await self.recv_from(type, timeout_s=timeout_s))[1]
+
+    async def recv_from(self, type: Any = Any, *, timeout_s: float | None = None) -> tuple[bytes, Any]:
+        """See `shmtransport.Channel.recv_from`."""
+        self._check()
+        try:
+            async with asyncio.timeout(timeout_s):
+                while not self._exchange.inbox:
+                    await self._hear_one(wait=True)
+        except TimeoutError:
+            raise WaitTimeoutError("waited for a message until the deadline") from None
+        try:
+            return self._exchange.take(type)
+        finally:
+            await self._flush()
+
+    async def join(self, to: bytes | Iterable[bytes] | None = None, *, timeout_s: float = 10.0) -> bool:
+        """See `shmtransport.Channel.join`."""
+        self._check()
+        peers = addressed(self._routes, to)
+        for peer in peers:
+            self._exchange.meet(peer)
+        try:
+            async with asyncio.timeout(timeout_s):
+                while None in (answers := [self._exchange.settled(peer) for peer in peers]):
+                    await self._hear_one(wait=True)
+        except TimeoutError:
+            raise WaitTimeoutError("waited for the peer to join the ring until the deadline") from None
+        return all(answers)
+
+    def statistics(self) -> ChannelStatistics:
+        """See `shmtransport.Channel.statistics`."""
+        return self._exchange.statistics()
+
+    def close(self) -> None:
+        """See `shmtransport.Channel.close`."""
+        self._closed = True
+        self._thread.shutdown()
+        self._exchange.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        self.close()
+
+    # -- the socket -----------------------------------------------------------------------------------------
+
+    def _check(self) -> None:
+        self._exchange.check()
+        if self._closed:
+            raise ClosedError("the channel was closed")
+
+    async def _send_message(self, message: Message) -> None:
+        unsent = list(message.peers)
+        try:
+            while unsent:
+                await self._send_frames(unsent[0], message.frames)
+                unsent.pop(0)
+                self._exchange.sent(message)
+        finally:
+            if unsent:
+                message.revoke(unsent)
+
+    async def _send_frames(self, peer: bytes, frames: Frames) -> None:
+        try:
+            await self._socket.send_multipart([peer, *frames] if self._routes else frames)
+        except zmq.ZMQError as error:
+            if error.errno == zmq.EHOSTUNREACH:
+                raise PeerDeadError(f"no peer with routing id {peer!r} is connected") from error
+            raise
+
+    async def _flush(self) -> None:
+        outbox = self._exchange.outbox
+        while outbox:
+            peer, frames = outbox.pop(0)
+            try:
+                await self._send_frames(peer, frames)
+            except PeerDeadError:
+                continue  # it will not ask again
+
+    async def _pump(self) -> None:
+        if not self._routes:
+            self._exchange.meet(ONLY_PEER)
+        await self._flush()
+        while await self._hear_one(wait=False):
+            continue
+
+    async def _hear_one(self, *, wait: bool) -> bool:
+        """Takes one message from the socket; False if there was none, or another task is receiving."""
+        if not self._routes:
+            self._exchange.meet(ONLY_PEER)
+        await self._flush()
+        if self._receiving.locked() and not wait:
+            return False
+        async with self._receiving:
+            if self._exchange.inbox and wait:
+                return True
+            if not wait and not await self._socket.poll(0):
+                return False
+            parts = await self._socket.recv_multipart(copy=False)
+            frames = [part.buffer for part in parts]
+            peer = bytes(frames.pop(0)) if self._routes else ONLY_PEER
+            await self._hear(peer, frames)
+        await self._flush()
+        return True
+
+    async def _hear(self, peer: bytes, frames: list[memoryview]) -> None:
+        if not self._exchange.is_introduction(frames):
+            self._exchange.hear(peer, frames)
+            return
+        # Joining maps every page of a ring: milliseconds that the loop has not got.
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._exchange.hear, peer, frames)
+
+
+def _revoke_all(encoding: "asyncio.Future[list[Message]]") -> None:
+    if not encoding.cancelled() and encoding.exception() is None:
+        for message in encoding.result():
+            message.revoke(message.peers)

@@ -1,0 +1,171 @@
+"""This process's places in rings: one attachment a ring, found by ring id or by a tensor's address.
+
+An attachment lives as long as a `Ring`, `Reader` or tensor needs it: leases keep the core's side of it alive
+after the last Python reference has gone, open tickets too. Thread-safe. In a forked child the parent's
+attachments are forgotten; the child creates and joins anew.
+"""
+
+import errno
+import os
+import threading
+from multiprocessing import parent_process
+from multiprocessing.util import Finalize
+from weakref import WeakValueDictionary
+
+from shmtransport import _core, host, segment
+from shmtransport.config import SEGMENT_UNIT_NBYTES, RingConfig
+from shmtransport.errors import ConfigError, LayoutError, SegmentError, SegmentNotFoundError
+from shmtransport.layout import BACKING_POSIX, NAME_NBYTES, SEGMENTS, control_nbytes
+
+_lock = threading.RLock()
+_attachments: WeakValueDictionary[str, "Attachment"] = WeakValueDictionary()
+
+
+def _forget() -> None:
+    global _lock, _leaves_at_exit
+    _lock = threading.RLock()
+    _attachments.clear()
+    _leaves_at_exit = False
+
+
+os.register_at_fork(after_in_child=_forget)
+
+_leaves_at_exit = False
+
+
+def _leave_at_exit() -> None:
+    """Children of multiprocessing end by os._exit(), which skips exit(3) and with it the core's own way out."""
+    global _leaves_at_exit
+    if parent_process() is not None and not _leaves_at_exit:
+        Finalize(None, _core.leave_all, exitpriority=-1000)
+        _leaves_at_exit = True
+
+
+def new_peer_id() -> bytes:
+    """128 random bits, the last byte never 0: the core marks a vacant row by a high half of 0."""
+    return os.urandom(15) + bytes([0x80 | os.urandom(1)[0]])
+
+
+def _label(name: str) -> str:
+    return name.encode()[: NAME_NBYTES - 1].decode(errors="ignore")
+
+
+class Attachment:
+    """A place in one ring. Made by `create` and `join` only."""
+
+    def __init__(self, ring_id: str, peer_id: bytes, core: _core.Attachment, writable: bool) -> None:
+        self.ring_id = ring_id
+        self.ring_id_bytes = bytes.fromhex(ring_id)
+        self.peer_id = peer_id
+        self.core = core
+        self.writable = writable
+        self.index, _, self.entries, self.capacity_nbytes, self.segment_nbytes = core.facts()
+        self._growth = threading.Lock()
+
+    def grow(self, nbytes: int) -> bool:
+        """Adds a segment with room for ``nbytes``; False if that would exceed the capacity.
+
+        Raises `OutOfSharedMemoryError` if the host has no room; the ring stays usable.
+        """
+        with self._growth:
+            segments = self.core.facts()[1]
+            left = self.capacity_nbytes - sum(self.core.segment_nbytes(number) for number in range(segments))
+            needed = -(-nbytes // SEGMENT_UNIT_NBYTES) * SEGMENT_UNIT_NBYTES
+            if needed > left or segments == SEGMENTS:
+                return False
+            size = max(needed, min(self.segment_nbytes, left))
+            with segment.created(self.ring_id, segments + 1) as fd:
+                segment.reserve(fd, size)
+                self.core.add_segment(segments, fd, size, True)
+            return True
+
+    def map_segment(self, number: int) -> None:
+        """Maps a segment that the writer has added since; read-only unless joined writable."""
+        nbytes = self.core.segment_nbytes(number)
+        try:
+            with segment.opened(self.ring_id, number + 1) as fd:
+                self.core.add_segment(number, fd, nbytes, self.writable)
+        except (OSError, MemoryError, LayoutError) as error:
+            self.core.declare_unmappable()
+            raise SegmentError(
+                f"cannot map segment {number} of ring {self.ring_id}, served inline from now on: {error}"
+            ) from error
+
+
+def create(config: RingConfig) -> Attachment:
+    """A new ring with this process as its writer and its first segment reserved and pre-faulted.
+
+    Sweeps first what dead processes of this user left behind.
+    """
+    segment.sweep()
+    _leave_at_exit()
+    while True:
+        ring_id = os.urandom(16).hex()
+        try:
+            attachment = _try_create(ring_id, config)
+        except SegmentNotFoundError:
+            continue  # a sweep elsewhere took the name between its creation and our lock
+        with _lock:
+            _attachments[ring_id] = attachment
+        return attachment
+
+
+def _try_create(ring_id: str, config: RingConfig) -> Attachment:
+    peer_id = new_peer_id()
+    segment.check_free(control_nbytes(config.entries) + config.segment_nbytes)
+    with segment.created(ring_id, 0) as fd:
+        try:
+            core = _core.Attachment.create(
+                fd,
+                segment.prefix(ring_id),
+                bytes.fromhex(ring_id),
+                host.boot_id(),
+                BACKING_POSIX,
+                config.entries,
+                config.capacity_nbytes,
+                config.segment_nbytes,
+                peer_id,
+                _label(config.name),
+                os.getpid(),
+                host.start_time(),
+            )
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            raise segment.out_of_memory(control_nbytes(config.entries), error) from error
+        attachment = Attachment(ring_id, peer_id, core, writable=True)
+        attachment.grow(1)
+        core.publish()
+    return attachment
+
+
+def join(ring_id: str, name: str, *, writable: bool) -> Attachment:
+    """This process's attachment to a ring; a second join gets the first one's.
+
+    The writer's own process gets the writer's. ``writable`` then stays what it was.
+    """
+    if not isinstance(ring_id, str) or len(ring_id) != 32 or not set(ring_id) <= set("0123456789abcdef"):
+        raise ConfigError("ring_id", ring_id, "32 hexadecimal characters, as in Ring.id")
+    with _lock:
+        found = _attachments.get(ring_id)
+        if found is not None:
+            return found
+        _leave_at_exit()
+        peer_id = new_peer_id()
+        with segment.opened(ring_id, 0) as fd:
+            core = _core.Attachment.join(
+                fd, segment.prefix(ring_id), peer_id, _label(name), os.getpid(), host.start_time()
+            )
+        attachment = Attachment(ring_id, peer_id, core, writable)
+        for number in range(core.facts()[1]):
+            attachment.map_segment(number)
+        _attachments[ring_id] = attachment
+        return attachment
+
+
+def holder_of(address: int, nbytes: int) -> Attachment | None:
+    """The attachment in whose ring ``nbytes`` at ``address`` lie under a lease of this process."""
+    for attachment in list(_attachments.values()):
+        if attachment.core.holds(address, nbytes):
+            return attachment
+    return None

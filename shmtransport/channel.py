@@ -1,0 +1,232 @@
+"""Objects over a pyzmq socket, their tensors by handle. The asyncio twin is `shmtransport.asyncio`."""
+
+import time
+from collections.abc import Iterable
+from typing import Any, Final, Self
+
+import zmq
+
+from shmtransport.errors import ClosedError, ConfigError, PeerDeadError, WaitTimeoutError
+from shmtransport.exchange import ChannelStatistics, Exchange, Frames, Message
+from shmtransport.ring import Ring
+
+_KINDS: Final = {zmq.PAIR: "PAIR", zmq.DEALER: "DEALER", zmq.ROUTER: "ROUTER"}
+
+# Data messages kept while a side only sends; more stay in the socket's own queue.
+_INBOX_LIMIT: Final = 1000
+
+# How often a ROUTER whose peer is full is asked again.
+_ROUTER_SLICE_S: Final = 0.002
+
+ONLY_PEER: Final = b""
+"""What the one peer of a PAIR or DEALER socket is called."""
+
+
+def prepare(socket: zmq.Socket[Any]) -> bool:
+    """Checks the socket's type; True for a ROUTER, which is told to report peers that are gone."""
+    kind = zmq.SocketType(int(socket.getsockopt(zmq.TYPE)))
+    if kind not in _KINDS:
+        raise ConfigError(
+            "socket",
+            kind.name,
+            f"one of {', '.join(_KINDS.values())}: the join needs a way back",
+        )
+    if kind == zmq.ROUTER:
+        socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+    return kind == zmq.ROUTER
+
+
+def addressed(routes: bool, to: bytes | Iterable[bytes] | None) -> list[bytes]:
+    """The peers that a call's ``to`` means."""
+    if routes:
+        peers = [to] if isinstance(to, bytes) else list(to or ())
+        if not peers:
+            raise ConfigError("to", to, "one or several routing ids, since the socket is a ROUTER")
+        return peers
+    if to is not None:
+        raise ConfigError("to", to, "nothing, since the socket has one peer")
+    return [ONLY_PEER]
+
+
+class Channel:
+    """Sends and receives nested objects on a socket it does not own, nor does it own the ring.
+
+    Tensors and arrays of ``threshold`` bytes and more travel by handle once the peer has joined ``ring``, all
+    others in the message. A tensor that is ring-backed already, in this ring or in one that this process has
+    joined, is not copied again. Dicts, lists, tuples, dataclasses and msgspec.Structs nest to any depth;
+    received without a ``type`` they are dicts and lists.
+
+    Sockets: PAIR, DEALER (with one peer), ROUTER (``to`` names the peers by routing id). The join handshake
+    runs inside `send` and `recv`; `join` waits for it. A channel without a ring still receives handles and
+    forwards them. Not thread-safe, like its socket; make a new one in a forked child.
+    """
+
+    def __init__(
+        self,
+        socket: zmq.Socket[bytes],
+        ring: Ring | None = None,
+        *,
+        threshold: int | str = "64KiB",
+        name: str = "",
+    ) -> None:
+        self._routes = prepare(socket)
+        self._socket = socket
+        self._exchange = Exchange(ring, threshold, name)
+        self._closed = False
+
+    def send(self, value: object, to: bytes | Iterable[bytes] | None = None, *, timeout_s: float = 30.0) -> None:
+        """Sends ``value``, to every peer in ``to`` with one write and one ticket for each tensor.
+
+        Raises `UnsupportedTypeError` (type and place; nothing was sent), what the ring's ``on_full`` says,
+        `WaitTimeoutError` if the socket takes nothing for ``timeout_s`` seconds, `PeerDeadError` if a routing
+        id is gone. What could not be sent is revoked.
+        """
+        self._check()
+        peers = addressed(self._routes, to)
+        self._pump()
+        deadline = time.monotonic() + timeout_s
+        messages = self._exchange.encode(value, peers)
+        try:
+            while messages:
+                self._send_message(messages.pop(0), deadline)
+        finally:
+            for message in messages:
+                message.revoke(message.peers)
+        self._flush()
+
+    def recv(self, type: Any = Any, *, timeout_s: float | None = None) -> Any:
+        """The next object. ``type`` is what to decode into: a dataclass, Struct, ``list[torch.Tensor]``, …
+
+        ``timeout_s`` None waits for ever, 0 not at all. Raises `WaitTimeoutError`, `StaleHandleError` or
+        `HandleError` for a message that cannot be opened (the next one can), msgspec.ValidationError if it is
+        not a ``type``.
+        """
+        return self.recv_from(type, timeout_s=timeout_s)[1]
+
+    def recv_from(self, type: Any = Any, *, timeout_s: float | None = None) -> tuple[bytes, Any]:
+        """As `recv`, with the routing id of the sender on a ROUTER (else ``b""``)."""
+        self._check()
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        inbox = self._exchange.inbox
+        while not inbox:
+            self._pump()
+            if inbox:
+                break
+            self._wait(zmq.POLLIN, deadline, "a message")
+        try:
+            return self._exchange.take(type)
+        finally:
+            self._flush()
+
+    def join(self, to: bytes | Iterable[bytes] | None = None, *, timeout_s: float = 10.0) -> bool:
+        """Waits until the peers have answered the introduction of our ring, which they do when they next
+        receive or send. True: all get handles. False: some get the bytes inline (another host, no ring).
+
+        Raises `WaitTimeoutError`. Never needed for correctness: before the join everything goes inline.
+        """
+        self._check()
+        peers = addressed(self._routes, to)
+        for peer in peers:
+            self._exchange.meet(peer)
+        deadline = time.monotonic() + timeout_s
+        while True:
+            self._pump()
+            answers = [self._exchange.settled(peer) for peer in peers]
+            if None not in answers:
+                return all(answers)
+            self._wait(zmq.POLLIN, deadline, "the peer to join the ring")
+
+    def statistics(self) -> ChannelStatistics:
+        """Messages, bytes on the wire, tensors by handle and inline by reason."""
+        return self._exchange.statistics()
+
+    def close(self) -> None:
+        """Leaves the rings it joined, as soon as no tensor needs them; idempotent. Socket and ring stay."""
+        self._closed = True
+        self._exchange.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    # -- the socket -----------------------------------------------------------------------------------------
+
+    def _check(self) -> None:
+        self._exchange.check()
+        if self._closed:
+            raise ClosedError("the channel was closed")
+
+    def _send_message(self, message: Message, deadline: float) -> None:
+        unsent = list(message.peers)
+        try:
+            while unsent:
+                while not self._try_send(unsent[0], message.frames):
+                    self._wait_for_room(deadline)
+                unsent.pop(0)
+                self._exchange.sent(message)
+        finally:
+            if unsent:
+                message.revoke(unsent)
+
+    def _try_send(self, peer: bytes, frames: Frames) -> bool:
+        try:
+            self._socket.send_multipart([peer, *frames] if self._routes else frames, zmq.NOBLOCK)
+        except zmq.Again:
+            return False
+        except zmq.ZMQError as error:
+            if error.errno == zmq.EHOSTUNREACH:
+                raise PeerDeadError(f"no peer with routing id {peer!r} is connected") from error
+            raise
+        return True
+
+    def _flush(self) -> None:
+        """Sends waiting answers and introductions, as far as the socket takes them."""
+        outbox = self._exchange.outbox
+        while outbox:
+            peer, frames = outbox[0]
+            try:
+                if not self._try_send(peer, frames):
+                    return
+            except PeerDeadError:
+                pass  # it will not ask again
+            outbox.pop(0)
+
+    def _pump(self) -> None:
+        """Takes what the socket has: deals with the handshake, keeps the data."""
+        if not self._routes:
+            self._exchange.meet(ONLY_PEER)
+        self._flush()
+        while len(self._exchange.inbox) < _INBOX_LIMIT:
+            try:
+                frames = receive(self._socket, zmq.NOBLOCK)
+            except zmq.Again:
+                break
+            peer = bytes(frames.pop(0)) if self._routes else ONLY_PEER
+            self._exchange.hear(peer, frames)
+        self._flush()
+
+    def _wait_for_room(self, deadline: float) -> None:
+        """A ROUTER says that it can send while any of its peers can take something, so it is asked again."""
+        if not self._routes:
+            self._wait(zmq.POLLOUT, deadline, "room in the socket")
+        elif time.monotonic() >= deadline:
+            raise WaitTimeoutError("waited for room in the socket until the deadline")
+        else:
+            time.sleep(_ROUTER_SLICE_S)
+
+    def _wait(self, event: int, deadline: float | None, what: str) -> None:
+        if self._exchange.outbox and not self._routes:
+            event |= zmq.POLLOUT  # an introduction waits for the peer to connect
+        left_ms = None if deadline is None else max(0, round((deadline - time.monotonic()) * 1000))
+        if not self._socket.poll(left_ms, event) and deadline is not None and time.monotonic() >= deadline:
+            raise WaitTimeoutError(f"waited for {what} until the deadline")
+
+
+def receive(socket: zmq.Socket[bytes], option: int) -> list[memoryview]:
+    """All frames of one message; only those behind the first are worth a zero-copy frame."""
+    frames = [memoryview(socket.recv(option))]
+    while socket.getsockopt(zmq.RCVMORE):
+        frames.append(socket.recv(option, copy=False).buffer)
+    return frames

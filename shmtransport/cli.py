@@ -1,0 +1,24 @@
+"""The command line: one typer application, to which each command is added from where it is written.
+
+Needs the ``cli`` extra; without it `shmtransport.__main__` prints how to get it.
+"""
+
+import typer
+
+from shmtransport.demo.command import demo
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def shmtransport() -> None:
+    """Tensors between processes through shared memory: only handles cross the socket."""
+
+
+app.command()(demo)

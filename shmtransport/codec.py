@@ -1,0 +1,158 @@
+"""Nested objects as one msgpack body, tensors as extensions in it. The owner of msgspec's encoder.
+
+    extension 1  a handle
+    extension 2  a tensor inline, in the body
+    extension 3  a tensor inline, in a frame of its own: u32 index of the frame, then its head
+    extension 4  a numpy scalar, inline
+
+Dicts, lists, tuples, sets, dataclasses, msgspec.Structs and whatever else msgspec knows go as msgspec encodes
+them: without a type to decode into, a tuple comes back as a list and a dataclass as a dict. Nothing is ever
+unpickled.
+"""
+
+import dataclasses
+import struct
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from typing import Any, Final, NamedTuple, TypeAlias
+
+import msgspec
+import numpy as np
+import torch
+
+from shmtransport import tensors
+from shmtransport.errors import HandleError, ShmTransportError, UnsupportedTypeError
+from shmtransport.handles import Handle, Inline
+from shmtransport.tensors import Tensor
+
+_HANDLE: Final = 1
+_INLINE: Final = 2
+_FRAME: Final = 3
+_SCALAR: Final = 4
+
+_INDEX: Final = struct.Struct("<I")
+
+# Inline payloads from here on travel in a frame of their own, which the socket need not copy into the body.
+_OWN_FRAME_NBYTES: Final = 65536
+
+# What msgspec raises for bytes that are not msgpack: it lets the last two through.
+_UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+Place: TypeAlias = Callable[[Tensor], Handle | Inline]
+Open: TypeAlias = Callable[[Handle], Tensor]
+
+
+class Encoded(NamedTuple):
+    """A message without its envelope: the body, then the frames it refers to."""
+
+    body: bytes
+    frames: list[memoryview]
+
+
+def encode(value: object, place: Place) -> Encoded:
+    """``value`` as bytes; ``place`` decides for each tensor how it travels.
+
+    Raises `UnsupportedTypeError` that names the type and its place (``$.images[3]``).
+    """
+    frames: list[memoryview] = []
+    culprit: object = None
+
+    def extend(found: Any) -> msgspec.msgpack.Ext:
+        nonlocal culprit
+        culprit = found
+        if isinstance(found, (torch.Tensor, np.ndarray)):
+            return _extend_tensor(place(found), frames)
+        if isinstance(found, np.generic):
+            array = np.asarray(found)
+            return msgspec.msgpack.Ext(_SCALAR, bytes(tensors.to_inline(array, tensors.describe(array))))
+        raise UnsupportedTypeError(f"cannot send a {type(found).__module__}.{type(found).__qualname__}")
+
+    try:
+        return Encoded(msgspec.msgpack.Encoder(enc_hook=extend).encode(value), frames)
+    except UnsupportedTypeError as error:
+        raise UnsupportedTypeError(f"{error} - at {_place_of(value, culprit)}") from None
+    except RecursionError:
+        raise UnsupportedTypeError("cannot send an object that contains itself, or is nested too deeply") from None
+    except (OverflowError, UnicodeEncodeError, msgspec.MsgspecError) as error:
+        raise UnsupportedTypeError(f"cannot send a value: {error} - within $") from error
+
+
+def _extend_tensor(sent: Handle | Inline, frames: list[memoryview]) -> msgspec.msgpack.Ext:
+    if isinstance(sent, Handle):
+        return msgspec.msgpack.Ext(_HANDLE, bytes(sent))
+    if sent.payload.nbytes < _OWN_FRAME_NBYTES:
+        return msgspec.msgpack.Ext(_INLINE, bytes(sent))
+    frames.append(sent.payload)
+    return msgspec.msgpack.Ext(_FRAME, _INDEX.pack(len(frames) - 1) + sent.head())
+
+
+def decode(body: bytes | memoryview, frames: list[memoryview], open_handle: Open, type: Any = Any) -> Any:
+    """The object, its tensors opened, as ``type`` (anything msgspec can decode into; tensors are `torch.Tensor`
+    or `numpy.ndarray` fields).
+
+    Raises what ``open_handle`` raises, `HandleError` for a message that contradicts itself. Leases opened
+    before a failure end with the tensors that are dropped by it.
+    """
+
+    def restore(code: int, payload: memoryview) -> Any:
+        if code == _HANDLE:
+            return open_handle(Handle.from_bytes(payload))
+        if code == _INLINE:
+            return tensors.from_inline(Inline.from_bytes(payload))
+        if code == _SCALAR:
+            return tensors.from_inline(Inline.from_bytes(payload))[()]
+        if code == _FRAME and len(payload) >= _INDEX.size:
+            (index,) = _INDEX.unpack_from(payload)
+            if index < len(frames):
+                return tensors.from_inline(Inline.from_parts(bytes(payload[_INDEX.size :]), frames[index]))
+        raise HandleError(f"a message with extension {code} of {len(payload)} bytes and {len(frames)} frames")
+
+    try:
+        return msgspec.msgpack.Decoder(type, ext_hook=restore).decode(body)
+    except ShmTransportError:
+        raise
+    except msgspec.ValidationError:
+        raise
+    except _UNREADABLE as error:
+        raise HandleError(f"a message that is not msgpack: {error}") from error
+
+
+def handles_in(body: bytes | memoryview) -> list[Handle]:
+    """Every readable handle of a message that is not going to be opened; none if it cannot be read."""
+    found: list[Handle] = []
+
+    def collect(code: int, payload: memoryview) -> None:
+        if code == _HANDLE:
+            with suppress(ShmTransportError):
+                found.append(Handle.from_bytes(payload))
+
+    with suppress(*_UNREADABLE):
+        msgspec.msgpack.Decoder(ext_hook=collect).decode(body)
+    return found
+
+
+def _place_of(value: object, culprit: object) -> str:
+    """Where ``culprit`` stands in ``value``, as a path; only ever walked for an error."""
+    stack: list[tuple[str, object]] = [("$", value)]
+    seen: set[int] = set()
+    while stack:
+        path, at = stack.pop()
+        if at is culprit:
+            return path
+        if id(at) not in seen:
+            seen.add(id(at))
+            stack.extend(_children(path, at))
+    return "$"
+
+
+def _children(path: str, value: object) -> Iterator[tuple[str, object]]:
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield f"{path} (a key)", key
+            yield f"{path}.{key}" if isinstance(key, str) and key.isidentifier() else f"{path}[{key!r}]", item
+    elif isinstance(value, (list, tuple, set, frozenset)):
+        yield from ((f"{path}[{index}]", item) for index, item in enumerate(value))
+    elif isinstance(value, msgspec.Struct):
+        yield from ((f"{path}.{name}", getattr(value, name)) for name in value.__struct_fields__)
+    elif dataclasses.is_dataclass(value):
+        yield from ((f"{path}.{field.name}", getattr(value, field.name)) for field in dataclasses.fields(value))

@@ -1,0 +1,217 @@
+"""What the writer and every reader of a ring can do: share, open, look, leave."""
+
+from collections.abc import Iterable
+from typing import Self, TypeAlias
+
+from shmtransport import _core, statistics, tensors
+from shmtransport.attachment import Attachment
+from shmtransport.errors import ClosedError, ConfigError, ForkedError, HandleError, SegmentError
+from shmtransport.handles import HANDLE_MAGIC, INLINE_MAGIC, Handle, Inline
+from shmtransport.layout import InlineReason, Status
+from shmtransport.tensors import Description, Tensor
+
+_REASONS = {
+    Status.NOT_FOUND: InlineReason.NOT_BACKED,
+    Status.NOT_JOINED: InlineReason.NOT_JOINED,
+    Status.NO_TICKET: InlineReason.NO_TICKET,
+    Status.UNMAPPABLE: InlineReason.UNMAPPABLE,
+}
+
+Sendable: TypeAlias = Handle | Inline
+
+
+class Endpoint:
+    """One process's end of a ring. Thread-safe; every call in a forked child raises `ForkedError`."""
+
+    def __init__(self, attachment: Attachment) -> None:
+        self._attachment: Attachment | None = attachment
+        self._id = attachment.ring_id
+        self._fork_epoch = _core.fork_epoch()
+
+    @property
+    def id(self) -> str:
+        """The ring's id, 32 hexadecimal characters: all that a process of the same user needs to join it."""
+        return self._id
+
+    @property
+    def peer_id(self) -> str:
+        """This process's id in this ring, 32 hexadecimal characters: what others address it by in ``share``."""
+        return self.attachment.peer_id.hex()
+
+    @property
+    def attachment(self) -> Attachment:
+        """The place in the ring behind this object. Raises `ClosedError` after `close`, `ForkedError` in a child."""
+        if self._fork_epoch != _core.fork_epoch():
+            raise ForkedError(
+                f"{type(self).__name__} of ring {self._id} was made before this process was forked: create or join anew"
+            )
+        if self._attachment is None:
+            raise ClosedError(f"{type(self).__name__} of ring {self._id} was closed")
+        return self._attachment
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._attachment is None
+
+    def share(self, tensor: Tensor, readers: "str | Endpoint | Iterable[str | Endpoint]") -> Sendable:
+        """A handle for ``tensor``, under one ticket for all ``readers``; send ``bytes(handle)`` to each of them.
+
+        A tensor that is ring-backed in this ring moves no byte, nor do views and slices of it; a `Ring` writes
+        any other one first, a `Reader` cannot. From here on
+        the block stays until every reader has opened the handle, died, or the handle was revoked, even if the
+        tensor itself is dropped at once. Readers are named by their `peer_id`.
+
+        Answers `Inline`, which carries the bytes and is sent and opened in the same way, if a reader has not
+        joined or cannot map the ring, if 2048 handles of this process are in flight, if the tensor has no
+        bytes, or, from a reader, is not contiguous or lies in no block of this ring. Each is counted by reason
+        in `statistics`. An inline answer may be the tensor's own memory: send it before the tensor changes.
+        """
+        return self.share_described(tensor, tensors.describe(tensor), peer_ids(readers))
+
+    def share_described(self, tensor: Tensor, description: Description, readers: bytes) -> Sendable:
+        """`share` for a caller that has described the tensor already; ``readers`` as `peer_ids` gives them."""
+        return self._share_at(description.address, tensor, description, readers)
+
+    def _share_at(self, address: int | None, tensor: Tensor, description: Description, readers: bytes) -> Sendable:
+        """A handle for the bytes at ``address``, which are those of ``tensor``."""
+        attachment = self.attachment
+        if description.nbytes == 0:
+            return tensors.to_inline(tensor, description, InlineReason.SMALL)
+        answer: tuple[int, int, int, int, int, int] | int = Status.NOT_FOUND
+        if address is not None:
+            answer = attachment.core.share(address, description.nbytes, readers)
+        if isinstance(answer, int):
+            return self._inline(tensor, description, _REASONS[Status(answer)])
+        entry, generation, offset, sender, ticket, sequence = answer
+        return Handle(
+            attachment.ring_id_bytes, entry, generation, offset, description.kind, description.dtype,
+            description.shape, sender, ticket, sequence,
+        )  # fmt: skip
+
+    def _inline(self, tensor: Tensor, description: Description, reason: InlineReason) -> Inline:
+        self.attachment.core.count_inline(reason)
+        return tensors.to_inline(tensor, description, reason)
+
+    def open(self, sent: Sendable | bytes | bytearray | memoryview) -> Tensor:
+        """The tensor behind what ``share`` answered, here or elsewhere: zero copies for a handle.
+
+        The lease ends when the last tensor or view over it has died, in any thread. Read-only mappings (a
+        reader's default) look writable to torch; a write faults. Raises `HandleError` for anything damaged or
+        of another ring, `StaleHandleError` if the block was given back, `SegmentError` if it cannot be mapped.
+        """
+        attachment = self.attachment
+        if not isinstance(sent, (Handle, Inline)):
+            sent = _parse(sent)
+        return tensors.from_inline(sent) if isinstance(sent, Inline) else _open(attachment, sent)
+
+    def revoke(self, sent: Sendable, readers: "str | Endpoint | Iterable[str | Endpoint] | None" = None) -> bool:
+        """Takes a handle back that was not, or will not be, delivered: a send failed, a request was aborted.
+        ``readers`` limits that to some of those it was shared with.
+
+        Always safe: a late open gets a lease or `StaleHandleError`, never other bytes. False if every reader
+        had opened it, if another process sent it, or it is `Inline`.
+        """
+        if isinstance(sent, Inline) or sent.ring_id.hex() != self._id or sent.sender != self.attachment.index:
+            return False
+        return self.attachment.core.revoke(sent.ticket, sent.sequence, b"" if readers is None else peer_ids(readers))
+
+    def refuse(self, sent: Sendable) -> None:
+        """Tells the sender of a handle that it will not be opened here, so that it need not keep the block.
+
+        What cannot be opened is refused by itself. Harmless for a handle that was opened.
+        """
+        if isinstance(sent, Handle) and sent.ring_id == self.attachment.ring_id_bytes:
+            self.attachment.core.acknowledge(sent.sender, sent.ticket, sent.sequence)
+
+    def holds(self, tensor: Tensor) -> bool:
+        """Whether ``tensor`` is ring-backed in this ring."""
+        return self._holds(tensors.describe(tensor))
+
+    def _holds(self, description: Description) -> bool:
+        address = description.address
+        return address is not None and self.attachment.core.holds(address, description.nbytes)
+
+    def statistics(self) -> statistics.RingStatistics:
+        """Who holds what, what was moved, what went inline and why. Takes no lease."""
+        return statistics.read(self.attachment)
+
+    def count_inline(self, reason: InlineReason) -> None:
+        """Counts a transfer that an adapter sent inline, for `statistics`."""
+        self.attachment.core.count_inline(reason)
+
+    def reap(self) -> int:
+        """Gives back what dead readers of this ring held; returns how many there were.
+
+        A writer without room does this by itself.
+        """
+        return self.attachment.core.reap()
+
+    def close(self) -> None:
+        """Ends this object's use of the ring; idempotent.
+
+        Tensors stay valid, and so do handles on their way: the process leaves the ring when its last tensor
+        over it has died and its last ticket is settled. The last process to leave removes the ring's names.
+        """
+        self._attachment = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._id}{' closed' if self.closed else ''}>"
+
+
+def _open(attachment: Attachment, handle: Handle) -> Tensor:
+    if handle.ring_id != attachment.ring_id_bytes:
+        raise HandleError(f"expected a handle of ring {attachment.ring_id}, got one of {handle.ring_id.hex()}")
+    nbytes = handle.nbytes
+    if not 0 < nbytes < 1 << 63:
+        raise HandleError(f"a handle of {nbytes} bytes: such tensors travel inline")
+    while True:
+        lease = attachment.core.open(
+            handle.entry,
+            handle.generation,
+            handle.offset,
+            nbytes,
+            handle.sender,
+            handle.ticket,
+            handle.sequence,
+        )
+        if not isinstance(lease, int):
+            return tensors.build(lease, handle.kind, handle.dtype, handle.shape)
+        try:
+            attachment.map_segment(lease)
+        except SegmentError:
+            attachment.core.acknowledge(handle.sender, handle.ticket, handle.sequence)
+            raise
+
+
+def peer_ids(readers: str | Endpoint | Iterable[str | Endpoint]) -> bytes:
+    """The 16-byte ids of ``readers``, joined."""
+    if isinstance(readers, str):
+        try:
+            raw = bytes.fromhex(readers)
+        except ValueError:
+            raw = b""
+        if len(raw) != 16:
+            raise ConfigError("readers", readers, "peer ids of 32 hexadecimal characters, as in Reader.peer_id")
+        return raw
+    if isinstance(readers, Endpoint):
+        return readers.attachment.peer_id
+    joined = b"".join(peer_ids(reader) for reader in readers)
+    if not joined:
+        raise ConfigError("readers", readers, "at least one reader")
+    return joined
+
+
+def _parse(wire: bytes | bytearray | memoryview) -> Sendable:
+    first = bytes(wire[:1])
+    if first == bytes([HANDLE_MAGIC]):
+        return Handle.from_bytes(wire)
+    if first == bytes([INLINE_MAGIC]):
+        return Inline.from_bytes(wire)
+    raise HandleError(f"expected a handle or inline bytes, got first byte {first!r}")

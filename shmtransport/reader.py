@@ -1,0 +1,27 @@
+"""The reading end of a ring."""
+
+from typing import Self
+
+from shmtransport import attachment
+from shmtransport.endpoint import Endpoint
+
+
+class Reader(Endpoint):
+    """A process that has joined another process's ring.
+
+    Opens handles and forwards them: ``reader.share(tensor, other)`` sends a tensor on to a third process that
+    has joined the same ring, without touching a byte. One process has one place in a ring: joining again gives
+    the same `peer_id`. Thread-safe; raises `ForkedError` in a forked child, which joins anew.
+    """
+
+    @classmethod
+    def join(cls, ring_id: str, *, name: str = "", writable: bool = False) -> Self:
+        """Joins the ring ``ring_id`` (`Ring.id`) of a writer on this host, of this user.
+
+        Maps its segments, read-only unless ``writable``. ``name`` is a label for people, 31 bytes.
+
+        Raises `SegmentNotFoundError` if there is no such ring (any more), `RingFullError` if 31 readers have
+        joined, `LayoutMismatchError` or `CorruptSegmentError` if it cannot be understood, `SegmentError` if it
+        belongs to somebody else or cannot be mapped. Nothing is left behind then.
+        """
+        return cls(attachment.join(ring_id, name, writable=writable))
