@@ -1,0 +1,89 @@
+"""What tests of several layers need: other processes, waiting with a deadline, and a look into /dev/shm."""
+
+import contextlib
+import os
+import re
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED_MEMORY = Path("/dev/shm")
+
+
+def run_python(
+    code: str, *args: object, timeout_s: float = 30.0, cwd: Path | None = None, fails: bool = False
+) -> subprocess.CompletedProcess[str]:
+    """Runs ``code`` in an unrelated process: an interpreter and session of its own, nothing inherited.
+
+    ``args`` are its ``sys.argv[1:]``, as text. The test fails, showing what the process printed, if it exits
+    with an error (with ``fails=True``: without one) or still runs after ``timeout_s``; then it is killed.
+    """
+    with running_python(code, *args, cwd=cwd) as process:
+        try:
+            stdout, stderr = process.communicate(timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            stdout, stderr = process.communicate()
+            raise AssertionError(f"still running after {timeout_s} s\n{stdout}{stderr}") from None
+    if (process.returncode != 0) != fails:
+        raise AssertionError(f"exit status {process.returncode}\n{stdout}{stderr}")
+    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+
+@contextlib.contextmanager
+def running_python(code: str, *args: object, cwd: Path | None = None) -> Iterator[subprocess.Popen[str]]:
+    """Starts ``code`` as ``run_python`` does; stdin, stdout and stderr are pipes for text to talk to it.
+
+    At the end of the ``with`` block it is killed, if it still runs, and waited for.
+    """
+    search_path = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    with subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code), *map(str, args)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(search_path)},
+        start_new_session=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def wait_until(condition: Callable[[], bool], timeout_s: float = 5.0) -> None:
+    """Returns as soon as ``condition()`` is true, and fails the test if it is not within ``timeout_s``.
+
+    For what another process does in its own time. It looks every millisecond.
+    """
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not so within {timeout_s} s: {condition}")
+        time.sleep(0.001)
+
+
+def segment_names() -> set[str]:
+    """Names in /dev/shm that are segments of this user."""
+    prefix = f"shmt-{os.getuid()}-"
+    return {name for name in os.listdir(SHARED_MEMORY) if name.startswith(prefix)}
+
+
+def segments_mapped_by_strangers() -> set[str]:
+    """Those segments that a living process maps which is neither this one nor one that descends from it."""
+    family = {os.getpid(), *(child.pid for child in psutil.Process().children(recursive=True))}
+    mapped: set[str] = set()
+    for maps in Path("/proc").glob("[0-9]*/maps"):
+        if int(maps.parent.name) in family:
+            continue
+        with contextlib.suppress(OSError):  # gone meanwhile, or another user's
+            mapped.update(re.findall(r"/dev/shm/(shmt-\S+)", maps.read_text()))
+    return mapped
