@@ -1,0 +1,42 @@
+"""vLLM's multimodal tensors from the frontend to the EngineCore by handle, as a plugin of vLLM.
+
+`register` is what vLLM calls, by the entry point ``vllm.general_plugins: shmtransport``, in each of its
+processes. It wraps a few methods of vLLM and does nothing else; docs/vllm.md says what changes.
+
+    settings    what SHMTRANSPORT_* says
+    seams       looking at vLLM's methods, wrapping them, putting them back
+    staging     big tensors of a processed input into the ring, in the thread that processed it
+    growth      room in the ring before it is needed
+    frontend    the ring, engines that join it, handles in the encoder
+    core        handles in the EngineCore's decoder, errors of one request
+"""
+
+from typing import Final
+
+from shmtransport.adapters.vllm import core, frontend
+from shmtransport.adapters.vllm.seams import Patches, logger
+from shmtransport.adapters.vllm.settings import Settings
+from shmtransport.errors import ConfigError
+
+__all__ = ["register"]
+
+_patches: Final[list[Patches]] = []
+
+
+def register() -> None:
+    """Wraps vLLM's seams, those of modules that are not loaded as soon as they are. Idempotent, a few ms.
+
+    Imports nothing of vLLM, creates nothing in shared memory. With SHMTRANSPORT_ENABLE=0, and, with one
+    warning, for a setting that is wrong, vLLM's objects stay the very same.
+    """
+    if _patches:
+        return
+    try:
+        settings = Settings.from_environment()
+    except ConfigError as error:
+        logger.warning("shmtransport is off, vLLM is as it was: %s", error)
+        return
+    if not settings.enabled:
+        return
+    _patches.append(Patches((*frontend.modules(settings), core.module(settings))))
+    _patches[0].apply()

@@ -1,0 +1,127 @@
+"""The environment's settings, and that a switched-off plugin touches nothing."""
+
+import pytest
+
+from shmtransport import segment
+from shmtransport.adapters.vllm.settings import Settings
+from shmtransport.errors import ConfigError
+from tests.support import run_python
+
+GIB = 1 << 30
+
+
+def test_the_defaults_need_no_thought() -> None:
+    settings = Settings.from_environment({})
+    assert settings == Settings(
+        enabled=True, capacity_nbytes=None, segment_nbytes=512 << 20, threshold_nbytes=64 << 10, writable=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ENABLE", "maybe"),
+        ("ENABLE", ""),
+        ("CAPACITY", ""),
+        ("CAPACITY", "lots"),
+        ("CAPACITY", "-1"),
+        ("CAPACITY", "1"),
+        ("SEGMENT", "0"),
+        ("THRESHOLD", "0"),
+        ("WRITABLE", "2"),
+    ],
+)
+def test_a_wrong_setting_is_named(name: str, value: str) -> None:
+    with pytest.raises(ConfigError, match=f"SHMTRANSPORT_{name}"):
+        Settings.from_environment({f"SHMTRANSPORT_{name}": value})
+
+
+def test_the_kill_switch_works_whatever_the_others_hold() -> None:
+    assert not Settings.from_environment({"SHMTRANSPORT_ENABLE": "0", "SHMTRANSPORT_CAPACITY": "lots"}).enabled
+
+
+@pytest.mark.parametrize(
+    ("free_gib", "cache_gib", "frontends", "expected_gib"),
+    [(100, 4.0, 1, 5), (100, 0.0, 1, 1), (8, 4.0, 1, 2), (8, 4.0, 4, 0.5), (100, 4.0, 4, 5)],
+)
+def test_the_capacity_covers_the_cache_within_a_quarter_of_what_is_free(
+    monkeypatch: pytest.MonkeyPatch, free_gib: int, cache_gib: float, frontends: int, expected_gib: float
+) -> None:
+    monkeypatch.setattr(segment, "free_nbytes", lambda: (free_gib * GIB, "here"))
+    assert Settings.from_environment({}).ring_capacity(cache_gib, frontends) == expected_gib * GIB
+
+
+def test_the_capacity_that_was_asked_for_is_taken() -> None:
+    assert Settings.from_environment({"SHMTRANSPORT_CAPACITY": "3 GiB"}).ring_capacity(4.0, 9) == 3 * GIB
+
+
+LOOK = """
+import importlib, os, sys
+MODULES = ("vllm.v1.engine.core_client", "vllm.v1.engine.core", "vllm.renderers.base", "vllm.v1.serial_utils")
+os.environ |= dict(pair.split("=") for pair in sys.argv[2:])
+
+def objects():
+    found = {}
+    for name in MODULES:
+        for key, value in vars(sys.modules[name]).items():
+            found[name, key] = value
+            if isinstance(value, type) and value.__module__ == name:
+                found |= {(name, key, member): what for member, what in vars(value).items()}
+    return found
+
+from shmtransport.adapters.vllm import register
+finders = list(sys.meta_path)
+if sys.argv[1] == "before":
+    register()
+    assert (sys.meta_path == finders) == (len(sys.argv) > 2), sys.meta_path
+for name in MODULES:
+    importlib.import_module(name)
+before = objects()
+finders = list(sys.meta_path)
+register()
+assert sys.meta_path == finders
+after = objects()
+changed = sorted(".".join(key[1:]) for key in before.keys() | after.keys() if before.get(key) is not after.get(key))
+wrapped = sorted(".".join(key[1:]) for key, what in after.items() if hasattr(what, "__wrapped__")
+                 and getattr(what, "__code__", None) and "seams.py" in what.__code__.co_filename)
+print(changed, wrapped, sep="\\n")
+"""
+WRAPPED = [
+    "AsyncMPClient.__init__",
+    "AsyncMPClient._send_input",
+    "BaseRenderer._process_multimodal",
+    "EngineCore.preprocess_add_request",
+    "EngineCoreProc.process_input_sockets",
+    "MPClient.shutdown",
+    "SyncMPClient.__init__",
+    "SyncMPClient._send_input",
+]
+pytestmark = pytest.mark.timeout(200)
+
+
+def changed_and_wrapped(when: str, *environment: str) -> tuple[list[str], list[str], str]:
+    ended = run_python(LOOK, when, *environment, timeout_s=90.0)
+    first, second = ended.stdout.splitlines()[-2:]
+    return eval(first), eval(second), ended.stdout + ended.stderr
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize(("setting", "warns"), [("SHMTRANSPORT_ENABLE=0", False), ("SHMTRANSPORT_CAPACITY=lots", True)])
+def test_switched_off_or_set_wrongly_vllm_keeps_the_very_same_objects(when: str, setting: str, warns: bool) -> None:
+    changed, wrapped, log = changed_and_wrapped(when, setting)
+    assert changed == []
+    assert wrapped == []
+    assert ("shmtransport is off" in log) == warns
+
+
+def test_switched_on_it_wraps_what_it_says_and_nothing_else() -> None:
+    changed, wrapped, log = changed_and_wrapped("after")
+    assert changed == sorted([*WRAPPED, "EngineCore.shmtransport_join"])
+    assert wrapped == WRAPPED
+    assert "shmtransport is off" not in log
+
+
+def test_modules_that_vllm_imports_later_are_wrapped_then() -> None:
+    changed, wrapped, _ = changed_and_wrapped("before")
+    assert changed == []  # a second call changes nothing
+    assert wrapped == WRAPPED
