@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Iterator
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -43,13 +44,12 @@ def shared() -> SharedRing:
 def engine() -> Iterator[Engine]:
     made = Engine(SETTINGS)
     yield made
-    for reader in made._readers.values():
-        reader.close()
+    made._rings.close()
 
 
 @pytest.fixture
 def client(engine: Engine) -> Client:
-    return Client(engine.join)
+    return Client(partial(engine.join, None))
 
 
 @pytest.fixture

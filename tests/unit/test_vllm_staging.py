@@ -172,7 +172,7 @@ def test_the_consumer_sends_no_handle_to_an_engine_that_has_not_joined(ring: Rin
 
 def test_an_engine_opens_what_a_consumer_answered(ring: Ring) -> None:
     engine = core.Engine(settings())
-    answer = engine.join(ring.id, VERSION)
+    answer = engine.join(None, ring.id, VERSION)
     consumer = Consumer(THRESHOLD, None)
     consumer.ring = ring
     tensor = ring.put(torch.randn(8, THRESHOLD))
@@ -219,7 +219,7 @@ def test_a_handle_of_another_shape_or_dtype_than_announced_is_refused(
 ) -> None:
     monkeypatch.setattr(Reader, "join", join_as_if_another_process)
     engine = core.Engine(settings())
-    peer_id = engine.join(ring.id, VERSION)["peer_id"]
+    peer_id = engine.join(None, ring.id, VERSION)["peer_id"]
     wire = bytes(ring.share(ring.put(torch.randn(8, 512)), peer_id))
     engine("float32", (512, 8), {core.KEY: wire})
     assert isinstance(engine.take_error(), HandleError)
@@ -228,8 +228,8 @@ def test_a_handle_of_another_shape_or_dtype_than_announced_is_refused(
 
 @pytest.mark.parametrize("ring_id", ["0" * 32, "nonsense"])
 def test_an_engine_answers_why_it_cannot_join(ring_id: str) -> None:
-    assert core.Engine(settings()).join(ring_id, VERSION).keys() == {"error"}
+    assert core.Engine(settings()).join(None, ring_id, VERSION).keys() == {"error"}
 
 
 def test_an_engine_of_another_handle_version_does_not_join(ring: Ring) -> None:
-    assert "version" in core.Engine(settings()).join(ring.id, VERSION + 1)["error"]
+    assert "version" in core.Engine(settings()).join(None, ring.id, VERSION + 1)["error"]

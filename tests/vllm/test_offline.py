@@ -13,7 +13,7 @@ pytestmark = pytest.mark.timeout(900)  # a scenario is served in the first test 
 Serve = Callable[[str], Served]
 IMAGE_NBYTES = 3 * 896 * 896 * 4
 FORGERIES = {
-    "of a ring nobody knows": "which this engine has not joined",
+    "of a ring nobody knows": "has not joined",
     "of an older generation": "",
     "beyond its block": "",
     "of another shape": "the handle is of float32",

@@ -57,7 +57,8 @@ def test_the_capacity_that_was_asked_for_is_taken() -> None:
 
 LOOK = """
 import importlib, os, sys
-MODULES = ("vllm.v1.engine.core_client", "vllm.v1.engine.core", "vllm.renderers.base", "vllm.v1.serial_utils")
+MODULES = ("vllm.v1.engine.core_client", "vllm.v1.engine.core", "vllm.renderers.base", "vllm.v1.serial_utils",
+           "vllm.distributed.device_communicators.shm_broadcast")
 os.environ |= dict(pair.split("=") for pair in sys.argv[2:])
 
 def objects():
@@ -93,6 +94,7 @@ WRAPPED = [
     "EngineCore.preprocess_add_request",
     "EngineCoreProc.process_input_sockets",
     "MPClient.shutdown",
+    "MessageQueue.enqueue",
     "SyncMPClient.__init__",
     "SyncMPClient._send_input",
 ]

@@ -1,4 +1,4 @@
-"""vLLM's multimodal tensors from the frontend to the EngineCore by handle, as a plugin of vLLM.
+"""vLLM's multimodal tensors from the frontend to the workers by handle, as a plugin of vLLM.
 
 `register` is what vLLM calls, by the entry point ``vllm.general_plugins: shmtransport``, in each of its
 processes. It wraps a few methods of vLLM and does nothing else; docs/vllm.md says what changes.
@@ -8,12 +8,15 @@ processes. It wraps a few methods of vLLM and does nothing else; docs/vllm.md sa
     staging     big tensors of a processed input into the ring, in the thread that processed it
     growth      room in the ring before it is needed
     frontend    the ring, engines that join it, handles in the encoder
+    rings       rings that a process has joined
     core        handles in the EngineCore's decoder, errors of one request
+    forwarding  handles in what the EngineCore sends to its workers
+    worker      handles in a worker
 """
 
 from typing import Final
 
-from shmtransport.adapters.vllm import core, frontend
+from shmtransport.adapters.vllm import core, forwarding, frontend
 from shmtransport.adapters.vllm.seams import Patches, logger
 from shmtransport.adapters.vllm.settings import Settings
 from shmtransport.errors import ConfigError
@@ -38,5 +41,5 @@ def register() -> None:
         return
     if not settings.enabled:
         return
-    _patches.append(Patches((*frontend.modules(settings), core.module(settings))))
+    _patches.append(Patches((*frontend.modules(settings), core.module(settings), forwarding.module())))
     _patches[0].apply()

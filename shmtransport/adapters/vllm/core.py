@@ -1,17 +1,17 @@
 """In the EngineCore: joining frontends' rings, and opening handles in its input thread."""
 
-import threading
 from collections.abc import Callable
 from typing import Any, Final
 
 import torch
 
-from shmtransport import dtypes, handles
+from shmtransport import dtypes
+from shmtransport.adapters.vllm.forwarding import Workers
+from shmtransport.adapters.vllm.rings import PEER, JoinedRings
 from shmtransport.adapters.vllm.seams import Module, Seam, logger
 from shmtransport.adapters.vllm.settings import Settings
-from shmtransport.errors import ClosedError, HandleError, ShmTransportError
+from shmtransport.errors import ClosedError, HandleError
 from shmtransport.handles import Handle
-from shmtransport.reader import Reader
 
 KEY: Final = "shmt"
 """The one key of what stands in a message in place of a tensor; its value is ``bytes(handle)``."""
@@ -23,7 +23,7 @@ _TORCH_DTYPES: Final = {dtype.name: dtype.torch for dtype in dtypes.TABLE if dty
 
 
 class Engine:
-    """The rings this process has joined, and what went wrong with the request that is being decoded.
+    """The rings this process has joined, its workers, and what went wrong with the request that is being decoded.
 
     Stands where vLLM expects its tensor receiver; what is not ours goes to ``inner``. It never raises: an error
     here would end the engine's input thread without a word. It is kept for `take_error` instead.
@@ -31,36 +31,24 @@ class Engine:
 
     def __init__(self, settings: Settings) -> None:
         self.inner: Callable[[str, tuple[int, ...], dict[str, Any]], torch.Tensor] | None = None
-        self._settings = settings
-        self._readers: dict[bytes, Reader] = {}
-        self._lock = threading.Lock()
+        self._rings = JoinedRings("EngineCore", writable=settings.writable)
+        self._workers = Workers(self._rings)
         self._error: Exception | None = None
 
-    def join(self, ring_id: str, handle_version: int) -> dict[str, str]:
-        """``{"peer_id": …}``, or ``{"error": …}`` if this process cannot read that ring; never raises."""
-        if handle_version != handles.VERSION:
-            return {"error": f"handles of version {handle_version} and {handles.VERSION}: install one shmtransport"}
-        try:
-            reader = Reader.join(ring_id, name="EngineCore", writable=self._settings.writable)
-        except (ShmTransportError, OSError) as error:
-            return {"error": str(error)}
-        with self._lock:
-            self._forget_the_dead()
-            self._readers[bytes.fromhex(ring_id)] = reader
-        return {"peer_id": reader.peer_id}
-
-    def _forget_the_dead(self) -> None:
-        """Leaves rings whose writer is gone, so that their memory goes with the last tensor over it."""
-        for ring_id, reader in list(self._readers.items()):
-            if not reader.statistics().writer.alive:
-                del self._readers[ring_id]
-                reader.close()
+    def join(self, executor: Any, ring_id: str, handle_version: int) -> dict[str, str]:
+        """As `JoinedRings.join`, for this process and then for its workers; without these, hop 2 is inline."""
+        answer = self._rings.join(ring_id, handle_version)
+        if PEER in answer:
+            logger.debug("joined ring %s as %s", ring_id, answer[PEER])
+            self._workers.introduce(executor, ring_id)
+        return answer
 
     def __call__(self, dtype: str, shape: tuple[int, ...], meta: dict[str, Any]) -> torch.Tensor:
         """The tensor behind ``meta``. On failure one of the same dtype and shape that takes no memory."""
         try:
             if KEY in meta:
-                return self._open(meta[KEY], dtype, tuple(shape))
+                handle = Handle.from_bytes(meta[KEY])
+                return self._workers.forwarded(self._rings.open_as(handle, dtype, tuple(shape)), handle.ring_id)
             if self.inner is None:
                 raise HandleError(f"a tensor was sent by a way that is not set up here (keys {sorted(meta)})")
             return self.inner(dtype, shape, meta)
@@ -68,21 +56,6 @@ class Engine:
             # Whatever it was: take_error hands it to the request.
             self._error = self._error or error
             return _placeholder(dtype, shape)
-
-    def _open(self, wire: bytes, dtype: str, shape: tuple[int, ...]) -> torch.Tensor:
-        handle = Handle.from_bytes(wire)
-        reader = self._readers.get(handle.ring_id)
-        if reader is None:
-            raise HandleError(f"a handle of ring {handle.ring_id.hex()}, which this engine has not joined")
-        if (dtypes.TABLE[handle.dtype].name, handle.shape) != (dtype, shape):
-            reader.refuse(handle)
-            raise HandleError(
-                f"expected {dtype} {shape}, the handle is of {dtypes.TABLE[handle.dtype].name} {handle.shape}"
-            )
-        tensor = reader.open(handle)
-        if not isinstance(tensor, torch.Tensor):
-            raise HandleError("expected a handle of a torch.Tensor, got one of a numpy array")
-        return tensor
 
     def take_error(self) -> Exception | None:
         """What went wrong since the last call, which is in the request that was decoded last.
@@ -131,10 +104,7 @@ def module(settings: Settings) -> Module:
         return original(core, request)
 
     def join(core: Any, ring_id: str, handle_version: int) -> dict[str, str]:
-        answer = engine_of(core).join(ring_id, handle_version)
-        if "error" not in answer:
-            logger.debug("joined ring %s as %s", ring_id, answer["peer_id"])
-        return answer
+        return engine_of(core).join(core.model_executor, ring_id, handle_version)
 
     return Module(
         "vllm.v1.engine.core",
