@@ -212,7 +212,7 @@ def test_a_worker_that_joined_nothing_refuses_a_handle(monkeypatch: pytest.Monke
 
 
 def test_the_seam_is_the_queues_own_enqueue() -> None:
-    ((_, _, _, wrapper, _),) = module().seams
-    assert wrapper is not None
+    (seam,) = module().seams
+    assert seam.wrapper is not None
     queue = SimpleNamespace()
-    assert wrapper(lambda *args: (Broadcast.now() is not None, *args), queue, "object") == (True, queue, "object")
+    assert seam.wrapper(lambda *args: (Broadcast.now() is not None, *args), queue, "object") == (True, queue, "object")

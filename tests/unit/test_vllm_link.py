@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from shmtransport.adapters.vllm.core import KEY, Engine
-from shmtransport.adapters.vllm.frontend import Link, SharedRing
+from shmtransport.adapters.vllm.core import Engine
+from shmtransport.adapters.vllm.link import Link
+from shmtransport.adapters.vllm.rings import KEY
+from shmtransport.adapters.vllm.sending import SharedRing
 from shmtransport.adapters.vllm.settings import Settings
 from tests.support import segment_names
 
@@ -26,6 +28,7 @@ class Client:
         multimodal = SimpleNamespace(mm_processor_cache_gb=0)
         self.vllm_config = SimpleNamespace(model_config=SimpleNamespace(multimodal_config=multimodal))
         self.encoder = SimpleNamespace(oob_tensor_consumer=None)
+        self.decoder = SimpleNamespace(oob_tensor_provider=None)
         self.asked: list[bytes] = []
         self._answer = answer
 
@@ -134,7 +137,7 @@ def sending(link: Link, outcome: Callable[[dict[str, Any]], Any]) -> Any:
         assert meta.keys() == {KEY}
         return outcome(meta)
 
-    return link.send(ENGINES[0], call)
+    return link.send(ENGINES[0], None, call)
 
 
 def revoked(link: Link) -> int:

@@ -102,3 +102,17 @@ def test_one_seam_that_does_not_fit_undoes_all_with_one_warning(
     (record,) = caplog.records
     assert named in record.getMessage()
     assert "off" in record.getMessage()
+
+
+def test_an_optional_seam_that_does_not_fit_is_left_out_alone(
+    write: Callable[[str, str], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    write("seams_optional", FITTING)
+    missing = Seam("Engine", "runs", ("self",), answered_twice, optional=True)
+    patches = Patches([Module("seams_optional", (*SEAMS, missing))])
+    with caplog.at_level(logging.WARNING, logger="vllm"):
+        patches.apply()
+        module = importlib.import_module("seams_optional")
+    assert caplog.records == []
+    assert module.Engine().run(1) == ["vLLM", 1, False, "ours"]
+    assert not hasattr(module.Engine, "runs")

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from shmtransport import Reader, Ring
-from shmtransport.adapters.vllm import core, staging
-from shmtransport.adapters.vllm.frontend import Consumer
+from shmtransport.adapters.vllm import core, rings, staging
 from shmtransport.adapters.vllm.growth import GrowsAhead
+from shmtransport.adapters.vllm.sending import Consumer
 from shmtransport.adapters.vllm.settings import Settings
 from shmtransport.errors import HandleError
 from shmtransport.handles import VERSION
@@ -156,7 +156,7 @@ def test_the_consumer_answers_for_the_ring_and_leaves_the_rest_to_the_inner_one(
     consumer.end()
     assert inner.messages == 1
     assert [tensor is expected for tensor, expected in zip(inner.asked, (other, small), strict=True)] == [True, True]
-    assert answers == [{core.KEY: bytes(sent[0])}, {"inner": True}, {"inner": True}]
+    assert answers == [{rings.KEY: bytes(sent[0])}, {"inner": True}, {"inner": True}]
     assert consumer(backed) == {"inner": True}  # no request is being encoded
     assert ring.revoke(sent[0])
 
@@ -189,8 +189,8 @@ def test_an_engine_opens_what_a_consumer_answered(ring: Ring) -> None:
 @pytest.mark.parametrize(
     ("dtype", "shape", "meta", "says"),
     [
-        ("float32", (2, 3), {core.KEY: b"no handle"}, "expected a handle of at least"),
-        ("float32", (2, 3), {core.KEY: None}, ""),
+        ("float32", (2, 3), {rings.KEY: b"no handle"}, "expected a handle of at least"),
+        ("float32", (2, 3), {rings.KEY: None}, ""),
         ("float32", (2, 3), {"sender_id": "x"}, "a way that is not set up here"),
         ("no_such_dtype", (2, 3), {}, "a way that is not set up here"),
         ("float32", (-1, 3), {}, "a way that is not set up here"),
@@ -221,7 +221,7 @@ def test_a_handle_of_another_shape_or_dtype_than_announced_is_refused(
     engine = core.Engine(settings())
     peer_id = engine.join(None, ring.id, VERSION)["peer_id"]
     wire = bytes(ring.share(ring.put(torch.randn(8, 512)), peer_id))
-    engine("float32", (512, 8), {core.KEY: wire})
+    engine("float32", (512, 8), {rings.KEY: wire})
     assert isinstance(engine.take_error(), HandleError)
     wait_until(lambda: ring.statistics().blocks == 0)  # it was refused, so nothing waits for it
 

@@ -29,6 +29,9 @@ def test_the_defaults_need_no_thought() -> None:
         ("SEGMENT", "0"),
         ("THRESHOLD", "0"),
         ("WRITABLE", "2"),
+        ("ON_FULL", "raise"),
+        ("RETURN", "maybe"),
+        ("LOG_LEVEL", "loud"),
     ],
 )
 def test_a_wrong_setting_is_named(name: str, value: str) -> None:
@@ -91,12 +94,21 @@ WRAPPED = [
     "AsyncMPClient.__init__",
     "AsyncMPClient._send_input",
     "BaseRenderer._process_multimodal",
+    "BaseRenderer._process_singleton",
+    "BaseRenderer._process_singleton_async",
     "EngineCore.preprocess_add_request",
     "EngineCoreProc.process_input_sockets",
+    "EngineCoreProc.process_output_sockets",
     "MPClient.shutdown",
     "MessageQueue.enqueue",
+    "MsgpackEncoder.__init__",
     "SyncMPClient.__init__",
     "SyncMPClient._send_input",
+]
+ADDED = [
+    "EngineCore.shmtransport_ask_for_return_ring",
+    "EngineCore.shmtransport_join",
+    "EngineCore.shmtransport_joined_return_ring",
 ]
 pytestmark = pytest.mark.timeout(200)
 
@@ -118,7 +130,7 @@ def test_switched_off_or_set_wrongly_vllm_keeps_the_very_same_objects(when: str,
 
 def test_switched_on_it_wraps_what_it_says_and_nothing_else() -> None:
     changed, wrapped, log = changed_and_wrapped("after")
-    assert changed == sorted([*WRAPPED, "EngineCore.shmtransport_join"])
+    assert changed == sorted([*WRAPPED, *ADDED])
     assert wrapped == WRAPPED
     assert "shmtransport is off" not in log
 

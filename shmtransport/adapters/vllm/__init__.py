@@ -1,22 +1,28 @@
-"""vLLM's multimodal tensors from the frontend to the workers by handle, as a plugin of vLLM.
+"""vLLM's big tensors from the frontend to the workers, and back, by handle, as a plugin of vLLM.
 
 `register` is what vLLM calls, by the entry point ``vllm.general_plugins: shmtransport``, in each of its
 processes. It wraps a few methods of vLLM and does nothing else; docs/vllm.md says what changes.
 
     settings    what SHMTRANSPORT_* says
     seams       looking at vLLM's methods, wrapping them, putting them back
+
     staging     big tensors of a processed input into the ring, in the thread that processed it
     growth      room in the ring before it is needed
-    frontend    the ring, engines that join it, handles in the encoder
+    sending     a process's ring, handles in its encoder
+    encoding    a consumer for encoders that vLLM makes for itself
     rings       rings that a process has joined
+
+    frontend    the seams of clients and renderers
+    link        one engine client and its engines: joining, sending, taking back
     core        handles in the EngineCore's decoder, errors of one request
     forwarding  handles in what the EngineCore sends to its workers
     worker      handles in a worker
+    returning   handles in outputs, back to the frontend
 """
 
 from typing import Final
 
-from shmtransport.adapters.vllm import core, forwarding, frontend
+from shmtransport.adapters.vllm import core, encoding, forwarding, frontend
 from shmtransport.adapters.vllm.seams import Patches, logger
 from shmtransport.adapters.vllm.settings import Settings
 from shmtransport.errors import ConfigError
@@ -41,5 +47,9 @@ def register() -> None:
         return
     if not settings.enabled:
         return
-    _patches.append(Patches((*frontend.modules(settings), core.module(settings), forwarding.module())))
+    if settings.log_level is not None:
+        logger.setLevel(settings.log_level)
+    _patches.append(
+        Patches((*frontend.modules(settings), core.module(settings), forwarding.module(), encoding.module()))
+    )
     _patches[0].apply()

@@ -1,20 +1,20 @@
 """In the EngineCore: joining frontends' rings, and opening handles in its input thread."""
 
+import threading
 from collections.abc import Callable
 from typing import Any, Final
 
 import torch
 
 from shmtransport import dtypes
+from shmtransport.adapters.vllm.encoding import consumer_of_new_encoders
 from shmtransport.adapters.vllm.forwarding import Workers
-from shmtransport.adapters.vllm.rings import PEER, JoinedRings
+from shmtransport.adapters.vllm.returning import ASK, JOINED, ReturnRing
+from shmtransport.adapters.vllm.rings import KEY, PEER, JoinedRings
 from shmtransport.adapters.vllm.seams import Module, Seam, logger
 from shmtransport.adapters.vllm.settings import Settings
 from shmtransport.errors import ClosedError, HandleError
 from shmtransport.handles import Handle
-
-KEY: Final = "shmt"
-"""The one key of what stands in a message in place of a tensor; its value is ``bytes(handle)``."""
 
 JOIN: Final = "shmtransport_join"
 """The method of EngineCore that a frontend calls once; an engine without this plugin answers with a failure."""
@@ -33,6 +33,7 @@ class Engine:
         self.inner: Callable[[str, tuple[int, ...], dict[str, Any]], torch.Tensor] | None = None
         self._rings = JoinedRings("EngineCore", writable=settings.writable)
         self._workers = Workers(self._rings)
+        self.returning = ReturnRing(settings)
         self._error: Exception | None = None
 
     def join(self, executor: Any, ring_id: str, handle_version: int) -> dict[str, str]:
@@ -81,6 +82,15 @@ _ATTRIBUTE: Final = "_shmtransport_engine"
 
 def module(settings: Settings) -> Module:
     """The seams in vllm.v1.engine.core."""
+    making = threading.Lock()
+
+    def engine_for(core: Any) -> Engine:
+        with making:  # the threads for input and output begin together
+            engine: Engine | None = vars(core).get(_ATTRIBUTE)
+            if engine is None:
+                engine = Engine(settings)
+                setattr(core, _ATTRIBUTE, engine)
+            return engine
 
     def engine_of(core: Any) -> Engine:
         engine: Engine | None = vars(core).get(_ATTRIBUTE)
@@ -90,11 +100,17 @@ def module(settings: Settings) -> Module:
 
     def process_input_sockets(original: Callable[..., Any], core: Any, *args: Any, **kwargs: Any) -> Any:
         """Its decoders take the receiver that stands there when it begins."""
-        engine = Engine(settings)
+        engine = engine_for(core)
         engine.inner = core.tensor_ipc_receiver
         core.tensor_ipc_receiver = engine
-        setattr(core, _ATTRIBUTE, engine)
         return original(core, *args, **kwargs)
+
+    def process_output_sockets(original: Callable[..., Any], core: Any, *args: Any, **kwargs: Any) -> Any:
+        """Its encoder is made in this thread."""
+        returning = engine_for(core).returning
+        returning.watch(core.output_queue)
+        with consumer_of_new_encoders(returning.consumer):
+            return original(core, *args, **kwargs)
 
     def preprocess_add_request(original: Callable[..., Any], core: Any, request: Any) -> Any:
         engine: Engine | None = vars(core).get(_ATTRIBUTE)
@@ -106,11 +122,18 @@ def module(settings: Settings) -> Module:
     def join(core: Any, ring_id: str, handle_version: int) -> dict[str, str]:
         return engine_of(core).join(core.model_executor, ring_id, handle_version)
 
+    def ask(core: Any, handle_version: int) -> dict[str, str]:
+        return engine_of(core).returning.ask(handle_version)
+
+    def joined(core: Any, client_index: int, peer_id: str) -> None:
+        engine_of(core).returning.joined(client_index, peer_id)
+
     return Module(
         "vllm.v1.engine.core",
         (
             Seam("EngineCoreProc", "process_input_sockets", ("self",), process_input_sockets, "tensor_ipc_receiver"),
+            Seam("EngineCoreProc", "process_output_sockets", ("self",), process_output_sockets, "output_queue"),
             Seam("EngineCore", "preprocess_add_request", ("self", "request"), preprocess_add_request),
         ),
-        (("EngineCore", JOIN, join),),
+        (("EngineCore", JOIN, join), ("EngineCore", ASK, ask), ("EngineCore", JOINED, joined)),
     )

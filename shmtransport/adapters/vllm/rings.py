@@ -1,7 +1,7 @@
 """Rings that this process has joined, by the id that a handle names."""
 
 import threading
-from typing import Final
+from typing import Any, Final
 
 import torch
 
@@ -10,8 +10,12 @@ from shmtransport.errors import HandleError, ShmTransportError
 from shmtransport.handles import Handle
 from shmtransport.reader import Reader
 
+KEY: Final = "shmt"
+"""The one key of what stands in a message in place of a tensor; its value is ``bytes(handle)``."""
+
 PEER: Final = "peer_id"
 ERROR: Final = "error"
+"""The keys of an answer to a call to join."""
 
 
 class JoinedRings:
@@ -58,6 +62,10 @@ class JoinedRings:
         if not isinstance(tensor, torch.Tensor):
             raise HandleError("expected a handle of a torch.Tensor, got one of a numpy array")
         return tensor
+
+    def provide(self, dtype: str, shape: tuple[int, ...], meta: dict[str, Any]) -> torch.Tensor:
+        """What stands behind ``meta`` in a message, as `open_as` answers it."""
+        return self.open_as(Handle.from_bytes(meta[KEY]), dtype, tuple(shape))
 
     def open_as(self, handle: Handle, dtype: str, shape: tuple[int, ...]) -> torch.Tensor:
         """As `open`. Raises `HandleError`, and refuses the handle, if it is of another ``dtype`` or ``shape``."""

@@ -34,6 +34,8 @@ class Seam(NamedTuple):
     """None: it is called, not wrapped, but must be there."""
     mentions: str = ""
     """A name that its code must use, because the wrapper relies on that."""
+    optional: bool = False
+    """Left out where it does not fit, without a word."""
 
 
 class Module(NamedTuple):
@@ -60,6 +62,17 @@ def _checked(module: ModuleType, seam: Seam) -> tuple[type, Callable[..., Any]]:
     if seam.mentions and seam.mentions not in inspect.unwrap(original).__code__.co_names:
         raise SeamError(f"{place} does not use {seam.mentions}")
     return owner, original
+
+
+def _is_left_out(module: ModuleType, seam: Seam) -> bool:
+    if not seam.optional:
+        return False
+    try:
+        _checked(module, seam)
+    except SeamError as error:
+        logger.debug("not wrapped: %s", error)
+        return True
+    return False
 
 
 def _wrapped(original: Callable[..., Any], wrapper: Wrapper) -> Callable[..., Any]:
@@ -98,7 +111,7 @@ class Patches:
             if module is None:
                 return
             try:
-                found = [(seam, *_checked(loaded, seam)) for seam in module.seams]
+                found = [(seam, *_checked(loaded, seam)) for seam in module.seams if not _is_left_out(loaded, seam)]
                 added = [(getattr(loaded, owner), name, function) for owner, name, function in module.additions]
             except (SeamError, AttributeError) as error:
                 self.undo()

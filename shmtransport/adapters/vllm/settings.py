@@ -3,10 +3,10 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Self
+from typing import Final, Self, cast
 
 from shmtransport import segment
-from shmtransport.config import SEGMENT_UNIT_NBYTES, parse_size
+from shmtransport.config import SEGMENT_UNIT_NBYTES, OnFull, parse_size
 from shmtransport.errors import ConfigError
 
 _PREFIX: Final = "SHMTRANSPORT_"
@@ -20,7 +20,12 @@ _SWITCH: Final = {
     "off": False,
     "no": False,
 }
+_LEVELS: Final = ("debug", "info", "warning", "error")
 _GIB: Final = 1 << 30
+_MIB: Final = 1 << 20
+
+BLOCK_TIMEOUT_S: Final = 1.0
+"""How long SHMTRANSPORT_ON_FULL=block has an input wait for room before it goes inline."""
 
 
 def _switch(environment: Mapping[str, str], name: str, default: str) -> bool:
@@ -29,6 +34,13 @@ def _switch(environment: Mapping[str, str], name: str, default: str) -> bool:
     if known is None:
         raise ConfigError(_PREFIX + name, text, "1 or 0 (or true, false, on, off, yes, no)")
     return known
+
+
+def _choice(environment: Mapping[str, str], name: str, default: str, choices: tuple[str, ...]) -> str:
+    text = environment.get(_PREFIX + name, default)
+    if text.strip().lower() not in choices:
+        raise ConfigError(_PREFIX + name, text, f"one of {', '.join(filter(None, choices))}")
+    return text.strip().lower()
 
 
 def _size(environment: Mapping[str, str], name: str, default: str, smallest: int) -> int:
@@ -46,6 +58,11 @@ class Settings:
     threshold_nbytes: int
     writable: bool
     """Whether engines map segments writable."""
+    on_full: OnFull = "inline"
+    returns: bool = True
+    """Whether big tensors in outputs come by handle."""
+    log_level: str | None = None
+    """None: vLLM's own."""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:
@@ -64,6 +81,9 @@ class Settings:
             segment_nbytes=_size(environment, "SEGMENT", "512MiB", SEGMENT_UNIT_NBYTES),
             threshold_nbytes=_size(environment, "THRESHOLD", "64KiB", 1),
             writable=_switch(environment, "WRITABLE", "0"),
+            on_full=cast(OnFull, _choice(environment, "ON_FULL", "inline", ("inline", "block"))),
+            returns=_switch(environment, "RETURN", "1"),
+            log_level=_choice(environment, "LOG_LEVEL", "", ("", *_LEVELS)).upper() or None,
         )
 
     def ring_capacity(self, cache_gib: float, frontends: int) -> int:
@@ -77,3 +97,12 @@ class Settings:
         free_nbytes, _ = segment.free_nbytes()
         wanted = int(max(cache_gib, 0.0) * _GIB) + _GIB
         return max(min(wanted, free_nbytes // 4 // max(frontends, 1)), SEGMENT_UNIT_NBYTES)
+
+    def return_sizes(self) -> tuple[int, int]:
+        """Capacity and segment of an EngineCore's ring for outputs: 512 MiB in steps of 32 MiB, or what was asked
+        for if that is less, and at most an eighth of what is free."""
+        free_nbytes, _ = segment.free_nbytes()
+        capacity_nbytes = max(
+            min(self.capacity_nbytes or 512 * _MIB, 512 * _MIB, free_nbytes // 8), SEGMENT_UNIT_NBYTES
+        )
+        return capacity_nbytes, min(self.segment_nbytes, 32 * _MIB, capacity_nbytes)

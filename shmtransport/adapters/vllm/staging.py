@@ -9,6 +9,8 @@ from typing import Any, Final
 
 import torch
 
+from shmtransport.errors import OutOfSharedMemoryError, WaitTimeoutError
+from shmtransport.layout import InlineReason
 from shmtransport.ring import Ring
 
 _PAYLOAD: Final = "data"  # vLLM's name for the tensors of a MultiModalFieldElem
@@ -19,7 +21,7 @@ def stage(mm_kwargs: Mapping[str, Iterable[Any]], ring: Ring, threshold_nbytes: 
 
     ``mm_kwargs``: vLLM's MultiModalKwargsItems; an item is None if the engine has it in its cache. The elements
     are changed in place, so a cache of vLLM that holds them holds the ring-backed tensors from then on. What
-    found no room stays as it was, and is counted in the ring's statistics. Raises what `Ring.put` raises.
+    found no room stays as it was, and is counted in the ring's statistics. Raises `UnsupportedTypeError`.
     """
     elements = [
         element for items in mm_kwargs.values() for item in items if item is not None for element in item.values()
@@ -34,6 +36,15 @@ def stage(mm_kwargs: Mapping[str, Iterable[Any]], ring: Ring, threshold_nbytes: 
     if staged:
         for element in elements:
             setattr(element, _PAYLOAD, _replaced(element.data, staged))
+
+
+def put(tensor: torch.Tensor, ring: Ring) -> torch.Tensor:
+    """`Ring.put`; without room ``tensor`` itself, counted, also after a ring that blocks has waited."""
+    try:
+        return ring.put(tensor)
+    except (WaitTimeoutError, OutOfSharedMemoryError):
+        ring.count_inline(InlineReason.FULL)
+        return tensor
 
 
 def _tensors_in(nested: Any) -> Iterator[torch.Tensor]:
@@ -67,7 +78,7 @@ def _put(wanted: list[torch.Tensor], ring: Ring) -> dict[int, torch.Tensor]:
 
 
 def _put_each(group: list[torch.Tensor], ring: Ring) -> dict[int, torch.Tensor]:
-    pairs = [(tensor, ring.put(tensor)) for tensor in group]
+    pairs = [(tensor, put(tensor, ring)) for tensor in group]
     return {id(tensor): backed for tensor, backed in pairs if backed is not tensor}
 
 
@@ -83,7 +94,7 @@ def _put_together(group: list[torch.Tensor], ring: Ring) -> dict[int, torch.Tens
     if not aligned or nbytes > 2 * sum(tensor.nbytes for tensor in group):
         return _put_each(group, ring)
     whole = torch.empty(0, dtype=torch.uint8).set_(group[0].untyped_storage(), begin, (nbytes,), (1,))
-    block = ring.put(whole)
+    block = put(whole, ring)
     if block is whole:
         return {}
     return {
