@@ -61,6 +61,7 @@ class Attachment:
         self.writable = writable
         self.index, _, self.entries, self.capacity_nbytes, self.segment_nbytes = core.facts()
         self._growth = threading.Lock()
+        self._mapped: set[int] = set()
 
     def grow(self, nbytes: int) -> bool:
         """Adds a segment with room for ``nbytes``; False if that would exceed the capacity.
@@ -79,12 +80,19 @@ class Attachment:
                 self.core.add_segment(segments, fd, size, True)
             return True
 
+    def map_ahead(self) -> None:
+        """Maps what the writer has added, before a handle needs it. Raises what `map_segment` raises."""
+        for number in range(self.core.facts()[1]):
+            if number not in self._mapped:
+                self.map_segment(number)
+
     def map_segment(self, number: int) -> None:
         """Maps a segment that the writer has added since; read-only unless joined writable."""
         nbytes = self.core.segment_nbytes(number)
         try:
             with segment.opened(self.ring_id, number + 1) as fd:
                 self.core.add_segment(number, fd, nbytes, self.writable)
+                self._mapped.add(number)
         except (OSError, MemoryError, LayoutError) as error:
             self.core.declare_unmappable()
             raise SegmentError(
@@ -157,8 +165,7 @@ def join(ring_id: str, name: str, *, writable: bool) -> Attachment:
                 fd, segment.prefix(ring_id), peer_id, _label(name), os.getpid(), host.start_time()
             )
         attachment = Attachment(ring_id, peer_id, core, writable)
-        for number in range(core.facts()[1]):
-            attachment.map_segment(number)
+        attachment.map_ahead()
         _attachments[ring_id] = attachment
         return attachment
 

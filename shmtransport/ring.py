@@ -115,6 +115,15 @@ class Ring(Endpoint):
         lease = self._allocate(nbytes)
         return tensors.empty(kind, known.code, dims) if lease is None else tensors.build(lease, kind, known.code, dims)
 
+    def grow_ahead(self) -> bool:
+        """Adds a segment if no free extent is as large as one; whether it did, so call it until it did not.
+
+        Fresh pages cost more than the copy into them: call it where nobody waits, after a `put`. Raises
+        `OutOfSharedMemoryError` if the host has no room; the ring stays usable.
+        """
+        _, _, largest_free_nbytes, _ = self.attachment.core.room()
+        return largest_free_nbytes < self.attachment.segment_nbytes and self.attachment.grow(1)
+
     def share_described(self, tensor: Tensor, description: Description, readers: bytes) -> Sendable:
         """As `Endpoint.share_described`; a tensor that is not in the ring yet is written there first."""
         if description.nbytes == 0 or self._holds(description):

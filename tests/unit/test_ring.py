@@ -2,6 +2,7 @@
 
 import gc
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -298,3 +299,30 @@ def test_room_of_a_dead_reader_is_taken_back_before_anything_goes_inline() -> No
         assert ring.holds(fresh)
         assert ring.statistics().writer.reaps == 1
         del got
+
+
+def test_growing_and_mapping_ahead_leaves_nothing_to_do_for_put_and_open() -> None:
+    with Ring.create(capacity="3MiB", segment="1MiB") as ring, join_as_if_another_process(ring.id) as reader:
+        assert not ring.grow_ahead()  # a whole segment is free
+        held = [ring.put(bytes_tensor(MIB // 2))]
+        assert ring.grow_ahead()
+        assert not ring.grow_ahead()
+        assert ring.statistics().segments == 2
+        reader.map_ahead()
+        held += [ring.put(bytes_tensor(MIB, fill=7))]
+        assert ring.statistics().segments == 2
+        mapped = Path("/proc/self/maps").read_text().count(ring.id)
+        assert opened(reader, shared(ring, held[1], reader))[-1] == 7
+        assert Path("/proc/self/maps").read_text().count(ring.id) == mapped
+        assert ring.grow_ahead()
+        held += [ring.put(bytes_tensor(MIB))]
+        assert not ring.grow_ahead()  # the capacity is spent
+        del held
+
+
+def test_the_writers_own_process_has_nothing_to_map_ahead() -> None:
+    with Ring.create(capacity="2MiB", segment="1MiB") as ring, Reader.join(ring.id) as reader:
+        held = ring.put(bytes_tensor(MIB))
+        assert ring.grow_ahead()
+        reader.map_ahead()
+        del held

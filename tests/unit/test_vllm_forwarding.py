@@ -4,6 +4,7 @@ import copy
 import logging
 import pickle
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -216,3 +217,15 @@ def test_the_seam_is_the_queues_own_enqueue() -> None:
     assert seam.wrapper is not None
     queue = SimpleNamespace()
     assert seam.wrapper(lambda *args: (Broadcast.now() is not None, *args), queue, "object") == (True, queue, "object")
+
+
+def test_what_a_ring_has_grown_by_is_mapped_before_a_handle_needs_it(
+    rings: JoinedRings,
+) -> None:
+    with Ring.create(capacity="2MiB", segment="1MiB") as growing:
+        assert "peer_id" in rings.join(growing.id, VERSION)
+        held = growing.put(torch.empty(1 << 20, dtype=torch.uint8))
+        assert growing.grow_ahead()
+        # The second segment, mapped by the writer and by the reader.
+        wait_until(lambda: Path("/proc/self/maps").read_text().count(f"{growing.id}-2") == 2)
+        del held

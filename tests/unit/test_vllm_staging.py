@@ -9,7 +9,7 @@ import torch
 
 from shmtransport import Reader, Ring
 from shmtransport.adapters.vllm import core, rings, staging
-from shmtransport.adapters.vllm.growth import GrowsAhead
+from shmtransport.adapters.vllm.ahead import GrowsAhead
 from shmtransport.adapters.vllm.sending import Consumer
 from shmtransport.adapters.vllm.settings import Settings
 from shmtransport.errors import HandleError

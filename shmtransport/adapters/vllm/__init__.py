@@ -7,7 +7,7 @@ processes. It wraps a few methods of vLLM and does nothing else; docs/vllm.md sa
     seams       looking at vLLM's methods, wrapping them, putting them back
 
     staging     big tensors of a processed input into the ring, in the thread that processed it
-    growth      room in the ring before it is needed
+    ahead       growing and mapping before somebody has to wait for it
     sending     a process's ring, handles in its encoder
     encoding    a consumer for encoders that vLLM makes for itself
     rings       rings that a process has joined

@@ -6,6 +6,7 @@ from typing import Any, Final
 import torch
 
 from shmtransport import dtypes, handles
+from shmtransport.adapters.vllm.ahead import MapsAhead
 from shmtransport.errors import HandleError, ShmTransportError
 from shmtransport.handles import Handle
 from shmtransport.reader import Reader
@@ -26,6 +27,7 @@ class JoinedRings:
         self._writable = writable
         self._readers: dict[bytes, Reader] = {}
         self._lock = threading.Lock()
+        self._ahead = MapsAhead()
 
     def join(self, ring_id: str, handle_version: int) -> dict[str, str]:
         """``{"peer_id": …}``, or ``{"error": …}`` if this process cannot read that ring; never raises.
@@ -41,6 +43,7 @@ class JoinedRings:
         with self._lock:
             self._leave_the_dead()
             self._readers[bytes.fromhex(ring_id)] = reader
+        self._ahead.add(reader)
         return {PEER: reader.peer_id}
 
     def _leave_the_dead(self) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from shmtransport.adapters.vllm import staging
-from shmtransport.adapters.vllm.growth import GrowsAhead
+from shmtransport.adapters.vllm.ahead import GrowsAhead
 from shmtransport.adapters.vllm.rings import KEY
 from shmtransport.adapters.vllm.seams import logger
 from shmtransport.adapters.vllm.settings import BLOCK_TIMEOUT_S, Settings
