@@ -170,6 +170,11 @@ def join(ring_id: str, name: str, *, writable: bool) -> Attachment:
         return attachment
 
 
+def is_attached(ring_id: str) -> bool:
+    """Whether this process has a place in that ring, be it by a tensor that somebody holds."""
+    return ring_id in _attachments
+
+
 def holder_of(address: int, nbytes: int) -> Attachment | None:
     """The attachment in whose ring ``nbytes`` at ``address`` lie under a lease of this process."""
     for attachment in list(_attachments.values()):

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from shmtransport.adapters.vllm.encoding import consumer_of_new_encoders, module
+from shmtransport.adapters.vllm.leaving import Leaving
 from shmtransport.adapters.vllm.returning import ASK, JOINED, ReturnRing, Returns, may_return_tensors
 from shmtransport.adapters.vllm.rings import KEY
 from shmtransport.adapters.vllm.sending import Consumer
@@ -55,7 +56,7 @@ def calls(core: ReturnRing) -> Calls:
 @pytest.fixture
 def returns(calls: Calls, monkeypatch: pytest.MonkeyPatch) -> Iterator[Returns]:
     monkeypatch.setattr(Reader, "join", join_as_if_another_process)
-    made = Returns(1, calls)
+    made = Returns(1, calls, Leaving())
     yield made
     made.rings.close()
 
@@ -135,7 +136,7 @@ def test_an_engine_that_refuses_is_asked_once(settings: Settings, version: int, 
     assert says in core.ask(version)["error"]
     assert core.consumer.ring is None
     calls = Calls(core)
-    refused = Returns(0, lambda engine, method, _: calls(engine, method, version))
+    refused = Returns(0, lambda engine, method, _: calls(engine, method, version), Leaving())
     for _ in range(3):
         refused.look(ENGINE)
     assert calls.made == [ASK]
@@ -150,7 +151,7 @@ def test_a_call_that_fails_leaves_it_inline(monkeypatch: pytest.MonkeyPatch) -> 
         answer.set_exception(RuntimeError("no such method"))
         return answer
 
-    returns = Returns(0, fails)
+    returns = Returns(0, fails, Leaving())
     returns.look(ENGINE)
     returns.look(ENGINE)
     assert asked == [ASK]

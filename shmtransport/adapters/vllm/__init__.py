@@ -18,6 +18,7 @@ processes. It wraps a few methods of vLLM and does nothing else; docs/vllm.md sa
     forwarding  handles in what the EngineCore sends to its workers
     worker      handles in a worker
     returning   handles in outputs, back to the frontend
+    leaving     removing names that killed processes leave
 """
 
 from typing import Final

@@ -78,6 +78,7 @@ def modules(settings: Settings) -> tuple[Module, Module]:
         finally:
             if link is not None:
                 link.close()
+                shared.leaving.sweep()
 
     def process_multimodal(original: Callable[..., Any], renderer: Any, *args: Any, **kwargs: Any) -> Any:
         processed = original(renderer, *args, **kwargs)

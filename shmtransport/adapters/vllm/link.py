@@ -53,7 +53,7 @@ class Link:
         if client.decoder.oob_tensor_provider is not None:
             return None
         index = getattr(client, "client_index", None)  # synchronous clients have none: they are their engine's only one
-        returns = Returns(index or 0, self._call_sync if index is None else self._call_async)
+        returns = Returns(index or 0, self._call_sync if index is None else self._call_async, self._shared.leaving)
         client.decoder.oob_tensor_provider = returns.rings.provide
         return returns
 

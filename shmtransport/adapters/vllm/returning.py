@@ -17,6 +17,7 @@ from functools import partial
 from typing import Any, Final
 
 from shmtransport import handles
+from shmtransport.adapters.vllm.leaving import Leaving
 from shmtransport.adapters.vllm.rings import ERROR, PEER, JoinedRings
 from shmtransport.adapters.vllm.seams import logger
 from shmtransport.adapters.vllm.sending import Consumer
@@ -90,7 +91,8 @@ class Returns:
     becomes the user's, who may change it, and is read by nobody else.
     """
 
-    def __init__(self, client_index: int, call: Callable[..., Any]) -> None:
+    def __init__(self, client_index: int, call: Callable[..., Any], leaving: Leaving) -> None:
+        self._leaving = leaving
         self.rings = JoinedRings("vLLM frontend", writable=True)
         self._client_index = client_index
         self._call = call
@@ -120,6 +122,7 @@ class Returns:
     def _join(self, engine: bytes, ring_id: str) -> None:
         answer = self.rings.join(ring_id, handles.VERSION)
         if PEER in answer:
+            self._leaving.note(ring_id)
             self._peers[engine] = answer[PEER]
         else:
             logger.debug("a return ring was not joined: %s", answer[ERROR])

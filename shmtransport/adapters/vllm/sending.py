@@ -9,6 +9,7 @@ import torch
 
 from shmtransport.adapters.vllm import staging
 from shmtransport.adapters.vllm.ahead import GrowsAhead
+from shmtransport.adapters.vllm.leaving import Leaving
 from shmtransport.adapters.vllm.rings import KEY
 from shmtransport.adapters.vllm.seams import logger
 from shmtransport.adapters.vllm.settings import BLOCK_TIMEOUT_S, Settings
@@ -23,6 +24,7 @@ class SharedRing:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self.leaving = Leaving()
         self._forget()
         os.register_at_fork(after_in_child=self._forget)
 
@@ -52,6 +54,7 @@ class SharedRing:
             timeout_s=BLOCK_TIMEOUT_S,
             name="vLLM frontend",
         )
+        self.leaving.note(ring.id)
         self._growth = GrowsAhead(ring)
         self.ring = ring
         return ring

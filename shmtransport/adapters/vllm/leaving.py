@@ -1,0 +1,44 @@
+"""Nothing in /dev/shm outlives vLLM: the last process to leave a ring removes its names, and vLLM may kill that one."""
+
+import os
+import time
+import weakref
+from typing import Final
+
+from shmtransport import attachment, segment
+
+_TIMEOUT_S: Final = 2.0
+_SLICE_S: Final = 0.02
+
+
+class Leaving:
+    """Removes the names of rings that this process had a part in, once everybody who used them is gone.
+
+    vLLM gives an engine five seconds to end, kills it then and does not wait for it; a killed process leaves
+    nothing in order. Whoever still runs looks after it: when a client is shut down, and, if it was made before
+    vLLM's clients, when the process ends, after theirs. Forgotten by a fork.
+    """
+
+    def __init__(self) -> None:
+        self._ring_ids: set[str] = set()
+        os.register_at_fork(after_in_child=self._ring_ids.clear)
+        self._at_exit = weakref.finalize(self, _sweep, self._ring_ids)
+
+    def note(self, ring_id: str) -> None:
+        """This process has made or joined a ring."""
+        self._ring_ids.add(ring_id)
+
+    def sweep(self) -> None:
+        """Waits for up to two seconds for the rings' other processes to be gone. Takes no time where they are."""
+        _sweep(self._ring_ids)
+
+
+def _sweep(ring_ids: set[str]) -> None:
+    deadline = time.monotonic() + _TIMEOUT_S
+    while True:
+        segment.sweep()
+        ring_ids.intersection_update(segment.rings())
+        # Where this process itself is still in a ring, it will be the last to leave.
+        if not any(not attachment.is_attached(ring_id) for ring_id in ring_ids) or time.monotonic() > deadline:
+            return
+        time.sleep(_SLICE_S)
