@@ -90,13 +90,13 @@ class Settings:
         """Most bytes that one of ``frontends`` processes may take for its ring.
 
         What was asked for; else vLLM's multimodal cache (``cache_gib``: the engine's cache keeps blocks) and a
-        GiB for what is on its way, but at most a quarter of what /dev/shm and the cgroup leave, shared by all.
+        GiB for what is on its way, but at most half of what /dev/shm and the cgroup leave, shared by all.
         """
         if self.capacity_nbytes is not None:
             return self.capacity_nbytes
         free_nbytes, _ = segment.free_nbytes()
         wanted = int(max(cache_gib, 0.0) * _GIB) + _GIB
-        return max(min(wanted, free_nbytes // 4 // max(frontends, 1)), SEGMENT_UNIT_NBYTES)
+        return max(min(wanted, free_nbytes // 2 // max(frontends, 1)), SEGMENT_UNIT_NBYTES)
 
     def return_sizes(self) -> tuple[int, int]:
         """Capacity and segment of an EngineCore's ring for outputs: 512 MiB in steps of 32 MiB, or what was asked
