@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, Final
 
-from shmtransport.adapters.vllm.link import CLIENT_MODULE, Link
+from shmtransport.adapters.vllm.link import CLIENT_MODULE, Link, may_exchange_tensors
 from shmtransport.adapters.vllm.seams import Module, Seam, logger
 from shmtransport.adapters.vllm.sending import SharedRing
 from shmtransport.adapters.vllm.settings import Settings
@@ -29,12 +29,7 @@ def modules(settings: Settings) -> tuple[Module, Module]:
 
     def connect(client: Any) -> Link | None:
         """For a model whose requests or outputs have tensors. Afterwards the engines run: none inherits the ring."""
-        model = client.vllm_config.model_config
-        if (
-            getattr(model, "multimodal_config", None) is None
-            and not getattr(model, "enable_prompt_embeds", False)
-            and getattr(model, "runner_type", None) != "pooling"
-        ):
+        if not may_exchange_tensors(client.vllm_config.model_config):
             return None
         link = Link(client, shared)
         setattr(client, _ATTRIBUTE, link)

@@ -29,6 +29,16 @@ JOIN_TIMEOUT_S: Final = 30.0
 CLIENT_MODULE: Final = "vllm.v1.engine.core_client"
 
 
+def may_send_tensors(model: Any) -> bool:
+    """Whether requests to a model, by its configuration in vLLM, have tensors."""
+    return getattr(model, "multimodal_config", None) is not None or bool(getattr(model, "enable_prompt_embeds", False))
+
+
+def may_exchange_tensors(model: Any) -> bool:
+    """Whether requests to it or its outputs have."""
+    return may_send_tensors(model) or getattr(model, "runner_type", None) == "pooling"
+
+
 class Link:
     """One engine client: its consumer, and which of its engines have joined."""
 
@@ -39,8 +49,9 @@ class Link:
         self._tasks: set[asyncio.Task[None]] = set()
         self._opening = threading.Lock()
         self._opened = False
-        config = client.vllm_config
-        self._cache_gib = float(getattr(config.model_config.multimodal_config, "mm_processor_cache_gb", 0) or 0)
+        model = client.vllm_config.model_config
+        self._sends = may_send_tensors(model)
+        self._cache_gib = float(getattr(model.multimodal_config, "mm_processor_cache_gb", 0) or 0)
         self._frontends = int(getattr(client, "client_count", 1))
         self.consumer = Consumer(shared.settings.threshold_nbytes, client.encoder.oob_tensor_consumer)
         client.encoder.oob_tensor_consumer = self.consumer
@@ -106,7 +117,7 @@ class Link:
         """Asks the engine of a synchronous client. The answer comes to the thread that reads its outputs, so that
         nobody waits for it, which `call_utility` would."""
         client = self._client()
-        ring = self.open_ring()
+        ring = self.open_ring() if self._sends else None
         if client is None or ring is None:
             return
         self._peers[client.core_engine] = None
@@ -140,7 +151,7 @@ class Link:
 
     def join_async(self, engine: bytes) -> None:
         """Asks an engine of an asynchronous client, from its event loop, once."""
-        if engine not in self._peers:
+        if self._sends and engine not in self._peers:
             self._peers[engine] = None
             task = asyncio.get_running_loop().create_task(self._join_async(engine))
             self._tasks.add(task)
