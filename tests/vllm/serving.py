@@ -1,7 +1,8 @@
-"""Serving a scenario with real vLLM, in a process of its own."""
+"""Serving with real vLLM, in a process of its own, with a recorder in all of vLLM's processes."""
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,74 +10,111 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests.support import segment_names
+from shmtransport.demo_vllm import recorder as recording
+from shmtransport.demo_vllm import records
+from shmtransport.demo_vllm.records import Decoded, Passed, Received
+from tests.support import ROOT, segment_names
 
-HERE = Path(__file__).parent
 TIMEOUT_S = 400.0
 ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
 SCENARIOS = {
     "off": {"SHMTRANSPORT_ENABLE": "0"},
     "on": {},
+    "ample": {"SHMTRANSPORT_CAPACITY": "4GiB"},
     "full": {"SHMTRANSPORT_CAPACITY": "32MB", "SHMTRANSPORT_SEGMENT": "32MB"},
-    "alone": {"VLLM_WORKER_MULTIPROC_METHOD": "spawn"},  # the plugin in the frontend only
+}
+
+
+class Run(NamedTuple):
+    """One process: which program, what it serves, the plugin as a scenario says, and the program's last arguments."""
+
+    program: str
+    family: str
+    scenario: str
+    arguments: tuple[str, ...] = ()
+
+
+RUNS = {
+    "off": Run("offline", "llava", "off"),
+    "on": Run("offline", "llava", "on"),
+    "modes off": Run("modes", "llava", "off", ("two_ranks", "pooling")),
+    "modes on": Run("modes", "llava", "on", ("no_cache_arena", "cache_shm", "two_ranks", "pooling")),
+    "modes full": Run("modes", "llava", "full", ("default", "torch_shm", "engine_without_plugin")),
+    "qwen2_5_vl off": Run("families", "qwen2_5_vl", "off", ("qwen2_5_vl",)),
+    "qwen2_5_vl on": Run("families", "qwen2_5_vl", "on", ("qwen2_5_vl",)),
+    "gemma3 off": Run("families", "gemma3", "off", ("gemma3",)),
+    "gemma3 on": Run("families", "gemma3", "ample", ("gemma3",)),
 }
 
 
 class Served(NamedTuple):
-    """What one scenario left behind."""
+    """What one run left behind."""
 
     result: dict[str, Any]
-    """What offline.py wrote."""
-    decoded: dict[str, dict[str, Any]]
-    """What the EngineCore saw, by request id (recorder.py)."""
+    """What the program wrote."""
+    decoded: dict[str, Decoded]
+    """What the EngineCore got, by request id."""
+    passed: list[Passed]
+    """What it sent to its workers."""
+    received: dict[int, dict[str, Received]]
+    """What each worker got: by rank, then by request id."""
     log: str
     left: set[str]
     """Segments in /dev/shm that were not there before."""
 
 
-def make_checkpoint(folder: Path) -> Path:
-    """A LLaVA of a few MB whose images are 9.6 MB of pixels, with seeded weights; SHMTRANSPORT_TEST_CHECKPOINT
-    names one that is there already."""
-    made = os.environ.get("SHMTRANSPORT_TEST_CHECKPOINT")
+def make_checkpoint(folder: Path, family: str = "llava") -> Path:
+    """A checkpoint of a few MB with seeded weights. SHMTRANSPORT_TEST_CHECKPOINT names a LLaVA that is there
+    already, SHMTRANSPORT_TEST_CHECKPOINT_GEMMA3 and ..._QWEN2_5_VL the others."""
+    variable = "SHMTRANSPORT_TEST_CHECKPOINT" + ("" if family == "llava" else f"_{family.upper()}")
+    made = os.environ.get(variable)
     if made is not None:
         return Path(made)
-    subprocess.run([sys.executable, str(HERE / "tiny_llava.py"), str(folder)], check=True, timeout=TIMEOUT_S)
+    llava = ["shmtransport.demo_vllm.checkpoint"]
+    module = llava if family == "llava" else ["tests.vllm.checkpoints", family]
+    subprocess.run([sys.executable, "-m", *module, str(folder)], check=True, timeout=TIMEOUT_S, cwd=ROOT)
     return folder
 
 
 def make_recorder(folder: Path) -> Path:
-    """A folder for PYTHONPATH from which vLLM loads recorder.py as one of its plugins."""
-    (folder / "shmtransport_test_recorder.py").write_text((HERE / "recorder.py").read_text())
-    facts = folder / "shmtransport_test_recorder-0.dist-info"
-    facts.mkdir()
-    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: shmtransport-test-recorder\nVersion: 0\n")
-    (facts / "entry_points.txt").write_text("[vllm.general_plugins]\nrecorder = shmtransport_test_recorder:register\n")
-    return folder
+    """A folder for PYTHONPATH from which vLLM loads the recorder as one of its plugins."""
+    return recording.install(folder)
 
 
-def serve(scenario: str, checkpoint: Path, recorder: Path, folder: Path) -> Served:
-    """Runs offline.py; its log is shown if it fails."""
-    search_path = [str(recorder), *filter(None, [os.environ.get("PYTHONPATH")])]
+def serve(run: Run, checkpoint: Path, recorder: Path, folder: Path) -> Served:
+    """Runs its program; the log is shown if that fails."""
+    result, record, log = folder / "result", folder / "record", folder / "log"
     environment = {
-        **os.environ,
+        **recording.environment(recorder, record, digests=True),
         **ENVIRONMENT,
-        **SCENARIOS[scenario],
-        "SHMTRANSPORT_TEST_RECORD": str(folder / "record"),
-        "PYTHONPATH": os.pathsep.join(search_path),
+        **SCENARIOS[run.scenario],
     }
     before = segment_names()
-    command = [sys.executable, str(HERE / "offline.py"), str(checkpoint), str(folder / "result"), scenario]
-    with (folder / "log").open("w") as log:
-        ended = subprocess.run(
-            command, env=environment, stdout=log, stderr=subprocess.STDOUT, timeout=TIMEOUT_S, cwd=folder, check=False
-        )
-    text = (folder / "log").read_text()
-    if ended.returncode:
-        pytest.fail(f"offline.py {scenario} ended with {ended.returncode}\n{text[-6000:]}", pytrace=False)
-    lines = [json.loads(line) for line in (folder / "record").read_text().splitlines()]
+    command = [sys.executable, "-m", f"tests.vllm.{run.program}", str(checkpoint), str(result), *run.arguments]
+    with (
+        log.open("w") as printed,
+        subprocess.Popen(
+            command, env=environment, stdout=printed, stderr=subprocess.STDOUT, cwd=ROOT, start_new_session=True
+        ) as process,
+    ):
+        try:
+            process.wait(TIMEOUT_S)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+    left = segment_names() - before
+    text = log.read_text()
+    if process.returncode:
+        pytest.fail(f"{run.program} ended with {process.returncode}\n{text[-6000:]}", pytrace=False)
+    events = records.read(record)
+    received: dict[int, dict[str, Received]] = {}
+    for event in records.of_kind(events, Received):
+        received.setdefault(event.rank, {}).update(dict.fromkeys(event.request_ids, event))
     return Served(
-        json.loads((folder / "result").read_text()),
-        {line["request_id"]: line for line in lines},
+        json.loads(result.read_text()),
+        {event.request_id: event for event in records.of_kind(events, Decoded)},
+        list(records.of_kind(events, Passed)),
+        received,
         text,
-        segment_names() - before,
+        left,
     )

@@ -1,6 +1,6 @@
-"""Makes the checkpoint that the tests serve: LLaVA's own classes, a few MB of seeded weights.
+"""Makes a checkpoint to serve: LLaVA's own classes, a few MB of seeded weights.
 
-    python tiny_llava.py FOLDER
+    python -m shmtransport.demo_vllm.checkpoint FOLDER
 
 Images become 896x896 pixels, 9.6 MB of float32, and only 64 tokens each. The weights have unit gain, so that the
 answer depends on the pixels; with vLLM's ``load_format="dummy"`` a black and a white image get the same logprobs.
@@ -26,6 +26,7 @@ from transformers import (
 
 IMAGE_SIZE = 896
 PATCH_SIZE = 112
+MARKS = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
 TEMPLATE = (
     "{% for m in messages %}{{ m['role']|upper }}: {% if m['content'] is string %}{{ m['content'] }}"
     "{% else %}{% for c in m['content'] %}{% if c['type'] in ('image', 'image_url') %}<image>\n"
@@ -35,25 +36,18 @@ TEMPLATE = (
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
     """A byte-level tokenizer of a few hundred tokens that can encode any text."""
-    bpe = Tokenizer(models.BPE(unk_token="<unk>"))
+    bpe = Tokenizer(models.BPE(unk_token=MARKS["unk_token"]))
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
     bpe.train_from_iterator(
         ["USER: What is in this image? ASSISTANT: the image shows a flower"] * 5,
         trainers.BpeTrainer(
             vocab_size=600,
-            special_tokens=["<unk>", "<s>", "</s>", "<pad>", "<image>"],
+            special_tokens=[*MARKS.values(), "<image>"],
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         ),
     )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=bpe,
-        unk_token="<unk>",
-        bos_token="<s>",
-        eos_token="</s>",
-        pad_token="<pad>",
-        additional_special_tokens=["<image>"],
-    )
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, additional_special_tokens=["<image>"], **MARKS)
 
 
 def make_config(tokenizer: PreTrainedTokenizerFast) -> LlavaConfig:
@@ -107,8 +101,8 @@ def save_weights(folder: Path) -> None:
     save_file(renamed, path, metadata={"format": "pt"})
 
 
-def main() -> None:
-    folder = Path(sys.argv[1])
+def make(folder: Path) -> None:
+    """Writes the checkpoint into ``folder``: configuration, tokenizer, image processor, weights."""
     tokenizer = make_tokenizer()
     LlavaProcessor(
         image_processor=CLIPImageProcessor(
@@ -125,4 +119,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    make(Path(sys.argv[1]))

@@ -1,0 +1,211 @@
+"""vLLM's HTTP servers and the ``openai`` client, on real photographs, with the plugin off and on."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from functools import cache
+from itertools import combinations, cycle, islice
+from typing import Any, NamedTuple
+
+import pytest
+
+from shmtransport import sweep
+from shmtransport.statistics import RingStatistics
+from tests.support import segment_names
+from tests.vllm import serving
+from tests.vllm.programs import poll
+from tests.vllm.server import SERVE, SINGLE, Server, by_base64, by_file, image, photographs_by_http, rings, text
+
+pytestmark = pytest.mark.timeout(600)  # a server answers all questions in the first test that looks at it
+
+Questions = dict[str, list[dict[str, Any]]]
+WAYS = ("http", "base64", "file")
+ASKED = text("What is in this image?")
+AT_ONCE = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "ihc.png", "retina.jpg", "coins.png", "moon.png")
+
+
+class Served(NamedTuple):
+    """What servers answered, and what was left of them."""
+
+    answers: dict[str, dict[str, Any]]
+    """By question."""
+    rings: list[RingStatistics]
+    """When all was answered."""
+    ended: int | str
+    """The exit status after SIGTERM; of a frontend that was killed, what its client said."""
+    log: str
+    left: set[str]
+    """Segments in /dev/shm that were not there before they started."""
+
+
+def about_llava(http: str) -> Questions:
+    """Each photograph in one way, so that its pixels are sent; then one of them, which vLLM's cache has, in all."""
+    return {
+        "http astronaut": [image(f"{http}/astronaut.png"), ASKED],
+        "http rocket": [image(f"{http}/rocket.jpg"), ASKED],
+        "base64 coffee": [by_base64("coffee.png"), ASKED],
+        "base64 retina": [by_base64("retina.jpg"), ASKED],
+        "file chelsea": [by_file("chelsea.png"), ASKED],
+        "file ihc": [by_file("ihc.png"), ASKED],
+        "one in each way": [image(f"{http}/coins.png"), by_base64("moon.png"), by_file("camera.png"), ASKED],
+        "base64 astronaut": [by_base64("astronaut.png"), ASKED],
+        "file astronaut": [by_file("astronaut.png"), ASKED],
+    }
+
+
+def about_qwen(http: str) -> Questions:
+    first, second = by_base64("astronaut.png"), by_base64("coffee.png")
+    return {
+        "text between": [first, text("Compare it with"), second, ASKED],
+        "the other way round": [second, text("Compare it with"), first, ASKED],
+    }
+
+
+def about_gemma(http: str) -> Questions:
+    return {"astronaut": [by_base64("astronaut.png"), ASKED], "coffee": [by_base64("coffee.png"), ASKED]}
+
+
+FAMILIES = {"llava": (about_llava, 9), "qwen2_5_vl": (about_qwen, 2), "gemma3": (about_gemma, 2)}
+"""The questions, and of how many images the pixels are sent."""
+KILLED = "gemma3"
+"""The family whose frontends are killed while they answer; all others end by SIGTERM."""
+
+
+@pytest.fixture(scope="session")
+def http() -> Iterator[str]:
+    with photographs_by_http() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def both(http: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, Served]]:
+    """What two servers of a family say, one with the plugin off and one with it on. They load at the same time."""
+
+    @cache
+    def serve(family: str) -> dict[str, Served]:
+        checkpoint = serving.make_checkpoint(tmp_path_factory.mktemp("checkpoint"), family)
+        folder = tmp_path_factory.mktemp(f"server_{family}")
+        questions, _ = FAMILIES[family]
+        before = segment_names()
+        with ExitStack() as stack:
+            servers = {
+                plugin: stack.enter_context(Server(plugin, folder, SINGLE, checkpoint)) for plugin in ("off", "on")
+            }
+            for server in servers.values():
+                server.wait_until_ready()
+            poll(lambda: joined(rings(), 1, 2))
+            answers = {plugin: ask_all(server, questions(http)) for plugin, server in servers.items()}
+            found = {"off": [], "on": rings()}
+            ended = {plugin: end(server, killed=family == KILLED) for plugin, server in servers.items()}
+        left = segment_names() - before
+        return {
+            plugin: Served(answers[plugin], found[plugin], ended[plugin], server.log(), left)
+            for plugin, server in servers.items()
+        }
+
+    return serve
+
+
+@pytest.fixture(scope="session")
+def several(http: str, tmp_path_factory: pytest.TempPathFactory) -> Served:
+    """What two API servers with two engines say, with the plugin on; at last many are asked at once."""
+    checkpoint = serving.make_checkpoint(tmp_path_factory.mktemp("checkpoint"))
+    folder = tmp_path_factory.mktemp("servers")
+    before = segment_names()
+    with Server("on", folder, SERVE, checkpoint, "--data-parallel-size", "2", "--api-server-count", "2") as server:
+        server.wait_until_ready()
+        poll(lambda: joined(rings(), 2, 4))
+        answers = ask_all(server, about_llava(http))
+        with ThreadPoolExecutor(len(AT_ONCE)) as pool:
+            at_once = pool.map(lambda name: server.ask(by_file(name), text("And here?")), AT_ONCE)
+            answers |= dict(zip(AT_ONCE, at_once, strict=True))
+        found = rings()
+        ended = server.terminate()
+    return Served(answers, found, ended, server.log(), segment_names() - before)
+
+
+def end(server: Server, *, killed: bool) -> int | str:
+    """An engine does not end with a killed frontend, which is vLLM's own way: then it is killed as well."""
+    if not killed:
+        return server.terminate()
+    said = server.kill_while_it_answers(*(by_base64(name) for name in islice(cycle(AT_ONCE), 50)), ASKED)
+    server.kill()
+    sweep()
+    return said
+
+
+def joined(found: list[RingStatistics], writers: int, readers: int) -> bool:
+    """Whether there are so many rings, each with so many readers besides the test, which looks at them."""
+    return [len(ring.processes) for ring in found] == [1 + readers + 1] * writers
+
+
+def ask_all(server: Server, questions: Questions) -> dict[str, dict[str, Any]]:
+    return {name: server.ask(*parts) for name, parts in questions.items()}
+
+
+def assert_by_handle(found: list[RingStatistics], images: int) -> None:
+    """So many images were sent in all, each by handle, to an EngineCore and its worker."""
+    for ring in found:
+        assert ring.inline == {}
+    processes = [process for ring in found for process in ring.processes]
+    assert sum(process.shared for process in processes if process.role == "writer") == images
+    assert sum(process.opened for process in processes if process.name == "EngineCore") == images
+    assert sum(process.shared for process in processes if process.name == "EngineCore") == images
+    assert sum(process.opened for process in processes if process.name.startswith("worker")) == images
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_answers_are_the_same_bit_by_bit(both: Callable[[str], dict[str, Served]], family: str) -> None:
+    off, on = both(family)["off"].answers, both(family)["on"].answers
+    assert on == off
+    assert all(answer["logprobs"] for answer in off.values())
+    different = [answer for name, answer in off.items() if not name.endswith("astronaut")]
+    assert all(one["logprobs"] != other["logprobs"] for one, other in combinations(different, 2))
+
+
+def test_an_image_gets_the_same_answer_in_each_way(both: Callable[[str], dict[str, Served]]) -> None:
+    for served in both("llava").values():
+        assert len({served.answers[f"{way} astronaut"]["text"] for way in WAYS}) == 1
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_image_goes_by_handle_to_engine_and_worker(both: Callable[[str], dict[str, Served]], family: str) -> None:
+    _, images = FAMILIES[family]
+    assert_by_handle(both(family)["on"].rings, images)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_one_line_says_that_it_is_on(both: Callable[[str], dict[str, Served]], family: str) -> None:
+    assert both(family)["on"].log.count("shmtransport is on") == 1
+    assert "shmtransport is off" not in both(family)["on"].log
+    assert "shmtransport is o" not in both(family)["off"].log
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES.keys() - {KILLED}))
+def test_sigterm_leaves_nothing(both: Callable[[str], dict[str, Served]], family: str) -> None:
+    off, on = both(family)["off"], both(family)["on"]
+    assert on.ended == off.ended
+    assert on.left == set()
+
+
+def test_of_a_killed_frontend_nothing_is_left_after_a_sweep(both: Callable[[str], dict[str, Served]]) -> None:
+    off, on = both(KILLED)["off"], both(KILLED)["on"]
+    assert on.ended == off.ended == "RemoteProtocolError"
+    assert on.left == set()
+
+
+def test_two_api_servers_with_two_engines_give_the_same_answers(
+    both: Callable[[str], dict[str, Served]], several: Served
+) -> None:
+    off = both("llava")["off"].answers
+    assert {name: several.answers[name] for name in off} == off
+
+
+def test_each_api_server_has_a_ring_and_all_images_go_by_handle(several: Served) -> None:
+    assert all(ring.writer.writes > 0 for ring in several.rings)
+    _, images = FAMILIES["llava"]
+    assert_by_handle(several.rings, images + 2 + len(AT_ONCE))  # here the engines have no cache: hits are sent too
+
+
+def test_sigterm_leaves_nothing_of_several_either(several: Served) -> None:
+    assert several.left == set()
