@@ -42,7 +42,7 @@ venv: $(STAMP) $(CORE)  ## make .venv or bring it up to date; does nothing when 
 demo: venv  ## real photographs through shared memory, pickle and plain ZMQ, side by side
 	@$(BIN)/shmtransport demo $(ARGS)
 
-demo-vllm: venv-vllm  ## the same photographs through real vLLM, with the plugin off and on; five minutes
+demo-vllm: venv-vllm  ## photographs through real vLLM, with the plugin off and on, side by side; three minutes
 	@$(VLLM_BIN)/shmtransport demo-vllm $(ARGS)
 
 test: venv  ## run all tests
