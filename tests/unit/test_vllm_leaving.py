@@ -3,6 +3,8 @@
 import threading
 import time
 
+import pytest
+
 from shmtransport import Ring
 from shmtransport.adapters.vllm.leaving import Leaving
 from tests.peers import join_as_if_another_process
@@ -53,7 +55,8 @@ def test_nobody_waits_for_a_ring_that_this_process_is_in() -> None:
         assert not reader.closed
 
 
-def test_at_exit_it_comes_after_what_was_made_later() -> None:
+@pytest.mark.parametrize("noted", [True, False], ids=["its own ring", "a child's ring"])
+def test_at_exit_it_comes_after_what_was_made_later(noted: bool) -> None:
     ended = run_python(
         """
         import subprocess, sys, weakref
@@ -64,7 +67,8 @@ def test_at_exit_it_comes_after_what_was_made_later() -> None:
         leaving = Leaving()
         engine = subprocess.Popen([sys.executable, "-c", sys.argv[1]], stdin=-1, stdout=-1, text=True)
         ring_id = engine.stdout.readline().strip()
-        leaving.note(ring_id)
+        if sys.argv[2] == "True":
+            leaving.note(ring_id)
 
         class Client:
             pass
@@ -75,6 +79,7 @@ def test_at_exit_it_comes_after_what_was_made_later() -> None:
         """,
         "import sys\nfrom shmtransport import Ring\nring = Ring.create('1MiB')\n"
         "print(ring.id, flush=True)\nsys.stdin.read()",
+        noted,
     )
     ring_id = ended.stdout.strip()
     assert len(ring_id) == 32

@@ -17,6 +17,9 @@ from tests.vllm.serving import ENVIRONMENT, SCENARIOS
 
 TIMEOUT_S = 120.0
 """For loading a model, and for all else that is waited for."""
+CPUS = sorted(os.sched_getaffinity(0))
+BINDING = {"off": str(CPUS[0]), "on": str(CPUS[-1])}
+"""The CPU of the worker, where two programs are compared: by itself vLLM would take the same for both."""
 
 
 class Program:
@@ -26,14 +29,18 @@ class Program:
     still run are killed.
     """
 
-    def __init__(self, scenario: str, folder: Path, *command: object, keep: tuple[int, ...] = ()) -> None:
+    def __init__(
+        self, scenario: str, folder: Path, *command: object, bound: bool = True, keep: tuple[int, ...] = ()
+    ) -> None:
+        """``bound``: its worker to the CPU in `BINDING`. ``keep``: descriptors that it inherits."""
         self.scenario = scenario
         self._log = folder / f"{scenario}.log"
+        binding = {"VLLM_CPU_OMP_THREADS_BIND": BINDING[scenario]} if bound else {}
         with self._log.open("w") as log:
             self.process = subprocess.Popen(
                 [sys.executable, *map(str, command)],
                 cwd=ROOT,
-                env={**_inherited(), **ENVIRONMENT, **SCENARIOS[scenario]},
+                env={**_inherited(), **ENVIRONMENT, **SCENARIOS[scenario], **binding},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -95,18 +102,14 @@ class Told(Program):
         self.tell(what, *arguments)
         return self.answer()
 
-    def end(self) -> int:
-        """Tells it no more, and waits as `wait`."""
-        self._hang_up()
-        return self.wait()
-
-    def kill(self) -> None:
-        self._hang_up()
-        super().kill()
-
-    def _hang_up(self) -> None:
+    def hang_up(self) -> None:
+        """Tells it no more; `wait` for its end."""
         self._answers.close()
         self._line.close()
+
+    def kill(self) -> None:
+        self.hang_up()
+        super().kill()
 
 
 def _inherited() -> dict[str, str]:

@@ -35,10 +35,12 @@ OPTIONS = (
 class Server(Program):
     """A server on loopback that may read the photographs' folder."""
 
-    def __init__(self, scenario: str, folder: Path, command: tuple[str, ...], checkpoint: Path, *options: str) -> None:
+    def __init__(
+        self, scenario: str, folder: Path, command: tuple[str, ...], checkpoint: Path, *options: str, bound: bool = True
+    ) -> None:
         self._port = free_port()
         paths = ("--port", self._port, "--allowed-local-media-path", PHOTOGRAPHS)
-        super().__init__(scenario, folder, *command, checkpoint, *OPTIONS, *paths, *options)
+        super().__init__(scenario, folder, *command, checkpoint, *OPTIONS, *paths, *options, bound=bound)
 
     def wait_until_ready(self) -> None:
         """Until it answers. The test fails, with the end of its log, if it ends before."""

@@ -16,7 +16,7 @@ from tests.vllm.programs import Told
 pytestmark = pytest.mark.timeout(600)  # the first test waits for all answers
 
 REQUESTS = 8
-ROUNDS = 3
+ROUNDS = 2
 LAG_ROUNDS = 5
 LAG_MARGIN_S = 0.002
 MOMENTS = ("while its images are processed", "when it was sent", "after its first token")
@@ -61,7 +61,9 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Both:
         aborted = {moment: ask("at_once_and_abort", moment) for moment in MOMENTS}
         lag = [{plugin: each.do("lag") for plugin, each in programs.items()} for _ in range(LAG_ROUNDS)]
         ring = ask("ring")
-        status = {plugin: each.end() for plugin, each in programs.items()}
+        for each in programs.values():
+            each.hang_up()
+        status = {plugin: each.wait() for plugin, each in programs.items()}
     assert segment_names() <= before
     return {
         plugin: Served(

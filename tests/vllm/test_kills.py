@@ -56,7 +56,9 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Kills:
             look_for_rings(kills)
             for plugin, each in programs.items():
                 kills[plugin][who] = kill(each, started[plugin], who, moment)
-        assert {each.end() for each in programs.values()} == {0}
+        for each in programs.values():
+            each.hang_up()
+        assert {each.wait() for each in programs.values()} == {0}
         look_for_rings(kills)
     return kills
 
