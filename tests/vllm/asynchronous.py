@@ -140,22 +140,20 @@ async def at_once_and_abort(frontend: Frontend, moment: str) -> Any:
 
 
 async def lag(frontend: Frontend) -> Any:
-    """How late a ticker on the event loop is, each time, until a request of many images was sent, and from then on
-    until it was answered. Seconds."""
-    images, name = many(LAG_IMAGES, shift=0), frontend.name()
-    late: dict[str, list[float]] = {"until_sent": [], "until_answered": []}
-    phases = ["until_sent"]
+    """How late a ticker on the event loop is, each time, until a request of many images was sent. Seconds."""
+    images, name, sent = many(LAG_IMAGES, shift=0), frontend.name(), asyncio.Event()
+    late: list[float] = []
 
     async def tick() -> None:
-        while True:
+        while not sent.is_set():
             due_s = time.perf_counter() + TICK_S
             await asyncio.sleep(TICK_S)
-            late[phases[-1]].append(time.perf_counter() - due_s)
+            late.append(time.perf_counter() - due_s)
 
-    frontend.when_sent[name] = lambda: phases.append("until_answered")
+    frontend.when_sent[name] = sent.set
     ticker = asyncio.create_task(tick())
     await frontend.ask(images, SamplingParams(temperature=0, max_tokens=1), name)
-    ticker.cancel()
+    await ticker
     return late
 
 
