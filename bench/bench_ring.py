@@ -28,7 +28,7 @@ import pytest
 import torch
 import zmq
 
-from shmtransport import Channel, Reader, Ring, _core, host, segment
+from shmtransport import Channel, Reader, Ring, _core, host
 from shmtransport.attachment import Attachment, new_peer_id
 
 SHAPE = (3, 896, 896)
@@ -43,9 +43,10 @@ def machine() -> str:
 def second_place(ring: Ring) -> Iterator[Reader]:
     """A reader in this process with a place of its own, as another process would have."""
     peer_id = new_peer_id()
-    with segment.opened(ring.id, 0) as fd:
-        core = _core.Attachment.join(fd, segment.prefix(ring.id), peer_id, "bench", os.getpid(), 0)
-    place = Attachment(ring.id, peer_id, core, False)
+    backing = ring.attachment.backing
+    with backing.opened(ring.id, 0) as fd:
+        core = _core.Attachment.join(fd, backing.prefix(ring.id), peer_id, "bench", os.getpid(), 0)
+    place = Attachment(ring.id, peer_id, core, backing, writable=False)
     for number in range(core.facts()[1]):
         place.map_segment(number)
     reader = Reader(place)

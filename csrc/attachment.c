@@ -10,53 +10,9 @@
 #include <unistd.h>
 
 #include "kill_points.h"
+#include "seals.h"
 #include "tickets.h"
 #include "wait.h"
-
-static pthread_mutex_t list_guard = PTHREAD_MUTEX_INITIALIZER;
-static shmt_attachment *list;
-
-static void forget_in_child(void) {
-    pthread_mutex_init(&list_guard, NULL);
-    list = NULL;
-}
-
-__attribute__((constructor)) static void watch(void) {
-    pthread_atfork(NULL, NULL, forget_in_child);
-    atexit(shmt_leave_all);
-}
-
-static void list_add(shmt_attachment *attachment) {
-    pthread_mutex_lock(&list_guard);
-    attachment->next = list;
-    list = attachment;
-    pthread_mutex_unlock(&list_guard);
-}
-
-static void list_remove(shmt_attachment *attachment) {
-    pthread_mutex_lock(&list_guard);
-    for (shmt_attachment **at = &list; *at; at = &(*at)->next)
-        if (*at == attachment) {
-            *at = attachment->next;
-            break;
-        }
-    pthread_mutex_unlock(&list_guard);
-}
-
-static void destroy(shmt_attachment *attachment) {
-    for (uint32_t i = 0; i < SHMT_SEGMENTS; i++) shmt_unmap(&attachment->segments[i]);
-    shmt_unmap(&attachment->control);
-    shmt_lock_release(&attachment->lock);
-    shmt_file_close(&attachment->file);
-    shmt_extents_destroy(&attachment->extents);
-    free(attachment->locals);
-    free(attachment->spans);
-    free(attachment->held);
-    free(attachment->live);
-    free(attachment->free_entries);
-    pthread_mutex_destroy(&attachment->mutex);
-    free(attachment);
-}
 
 static shmt_status begin(int fd, const char *prefix, shmt_attachment **out) {
     shmt_attachment *attachment = calloc(1, sizeof *attachment);
@@ -72,11 +28,11 @@ static shmt_status begin(int fd, const char *prefix, shmt_attachment **out) {
 /* Hands a made attachment out, or takes a half-made one down. */
 static shmt_status finish(shmt_status status, shmt_attachment *attachment, shmt_attachment **out) {
     if (status == SHMT_OK) {
-        list_add(attachment);
+        shmt_list_add(attachment);
         *out = attachment;
     } else if (attachment) {
         int saved = errno;
-        destroy(attachment);
+        shmt_destroy(attachment);
         errno = saved;
     }
     return status;
@@ -120,15 +76,24 @@ static void see_epochs(shmt_attachment *attachment) {
         attachment->epoch_seen[r] = atomic_load_explicit(&attachment->rows[r].epoch, memory_order_acquire);
 }
 
+/* An anonymous segment never had a name. */
 static bool is_linked(const shmt_attachment *attachment) {
     struct stat facts;
-    return fstat(attachment->file.fd, &facts) == 0 && facts.st_nlink != 0;
+    return shmt_is_anonymous(attachment) || (fstat(attachment->file.fd, &facts) == 0 && facts.st_nlink != 0);
 }
 
 static uint64_t realtime_ns(void) {
     struct timespec now;
     clock_gettime(CLOCK_REALTIME, &now);
     return (uint64_t)now.tv_sec * 1000000000ull + (uint64_t)now.tv_nsec;
+}
+
+/* What has no name is handed over: readers get these descriptors from us. */
+static shmt_status prepare_serving(shmt_attachment *attachment) {
+    if (!shmt_is_anonymous(attachment)) return SHMT_OK;
+    shmt_status status = shmt_seal(attachment->file.fd, false);
+    if (status == SHMT_OK) status = shmt_serving_create(&attachment->serving);
+    return status == SHMT_OK ? shmt_serving_add(attachment->serving, 0, attachment->file.fd) : status;
 }
 
 static shmt_status prepare_writer(shmt_attachment *attachment, uint32_t entries) {
@@ -155,6 +120,7 @@ static shmt_status create(shmt_attachment *attachment, const shmt_shape *shape, 
     SHMT_KILL_POINT("create.sized");
     if ((status = map_control(attachment, shape->entries)) != SHMT_OK) return status;
     if ((status = prepare_writer(attachment, shape->entries)) != SHMT_OK) return status;
+    if ((status = prepare_serving(attachment)) != SHMT_OK) return status;
     shmt_header *header = attachment->header;
     header->magic = SHMT_MAGIC;
     header->signature = SHMT_SIGNATURE;
@@ -186,13 +152,14 @@ shmt_status shmt_publish(shmt_attachment *attachment) {
 }
 
 /* Looks before touching: a control segment that is too small for its own header would be a SIGBUS. */
-static shmt_status inspect(shmt_attachment *attachment, shmt_found *found, uint32_t *entries) {
+static shmt_status inspect(const shmt_attachment *attachment, shmt_found *found, uint32_t *entries) {
     struct stat facts;
     shmt_mapping page;
     if (fstat(attachment->file.fd, &facts) != 0) return SHMT_SYSTEM;
     if (!S_ISREG(facts.st_mode) || facts.st_uid != geteuid() || (facts.st_mode & 077)) return SHMT_DENIED;
     if (facts.st_size == 0) return SHMT_NOT_READY;
     if ((uint64_t)facts.st_size < SHMT_PAGE_NBYTES) return SHMT_CORRUPT;
+    if (shmt_is_anonymous(attachment) && !shmt_is_sealed(attachment->file.fd, false)) return SHMT_UNSEALED;
     shmt_status status = shmt_map(attachment->file.fd, SHMT_PAGE_NBYTES, false, false, &page);
     if (status != SHMT_OK) return status;
     const shmt_header *header = (const shmt_header *)page.base;
@@ -208,8 +175,8 @@ static shmt_status inspect(shmt_attachment *attachment, shmt_found *found, uint3
         status = SHMT_CORRUPT;
     else if (found->version != SHMT_LAYOUT_VERSION || found->signature != SHMT_SIGNATURE || found->features)
         status = SHMT_MISMATCH;
-    else if (header->backing != SHMT_BACKING_POSIX)
-        status = SHMT_MISMATCH;
+    else if (header->backing != (shmt_is_anonymous(attachment) ? SHMT_BACKING_MEMFD : SHMT_BACKING_POSIX))
+        status = SHMT_CORRUPT;
     else if (header->control_nbytes != shmt_control_nbytes(*entries) || header->control_nbytes != (uint64_t)facts.st_size)
         status = SHMT_CORRUPT;
     shmt_unmap(&page);
@@ -239,7 +206,7 @@ static shmt_status join(shmt_attachment *attachment, const shmt_peer *peer, shmt
     if (!is_linked(attachment) || !shmt_lock_is_held(&attachment->file, SHMT_WRITER)) {
         /* Whoever was the last one out meanwhile found our byte taken: the names are ours to remove. */
         shmt_lock_release(&attachment->lock);
-        shmt_names_unlink(&attachment->file, attachment->prefix);
+        if (!shmt_is_anonymous(attachment)) shmt_names_unlink(&attachment->file, attachment->prefix);
         return SHMT_GONE;
     }
     if ((status = map_control(attachment, entries)) != SHMT_OK) return status;
@@ -257,23 +224,35 @@ shmt_status shmt_join(int fd, const char *prefix, const shmt_peer *peer, shmt_fo
     return finish(status, attachment, out);
 }
 
+/* To the allocator, and to readers if it has no name to open. The allocator comes last: it takes nothing back. */
+static shmt_status offer_segment(shmt_attachment *attachment, uint32_t number, int fd, uint64_t nbytes) {
+    if (shmt_is_anonymous(attachment)) {
+        shmt_status status = shmt_seal(fd, true);
+        if (status == SHMT_OK) status = shmt_serving_add(attachment->serving, number + 1, fd);
+        if (status != SHMT_OK) return status;
+    }
+    return shmt_extents_grow(&attachment->extents, number, nbytes);
+}
+
 shmt_status shmt_add_segment(shmt_attachment *attachment, uint32_t number, int fd, uint64_t nbytes, bool writable) {
     struct stat facts;
     if (number >= SHMT_SEGMENTS || nbytes == 0 || nbytes % SHMT_PAGE_NBYTES) return SHMT_CORRUPT;
     if (fstat(fd, &facts) != 0) return SHMT_SYSTEM;
     if (facts.st_uid != geteuid() || (facts.st_mode & 077)) return SHMT_DENIED;
     if ((uint64_t)facts.st_size != nbytes) return SHMT_CORRUPT;
+    bool is_writer = attachment->index == SHMT_WRITER;
+    if (shmt_is_anonymous(attachment) && !is_writer && !shmt_is_sealed(fd, true)) return SHMT_UNSEALED;
     shmt_mapping mapping;
     shmt_status status = shmt_map(fd, nbytes, writable, true, &mapping);
     if (status != SHMT_OK) return status;
     pthread_mutex_lock(&attachment->mutex);
     if (attachment->segments[number].base) {
         shmt_unmap(&mapping); /* another thread was quicker */
-    } else if (attachment->index == SHMT_WRITER && (status = shmt_extents_grow(&attachment->extents, number, nbytes)) != SHMT_OK) {
+    } else if (is_writer && (status = offer_segment(attachment, number, fd, nbytes)) != SHMT_OK) {
         shmt_unmap(&mapping);
     } else {
         attachment->segments[number] = mapping;
-        if (attachment->index == SHMT_WRITER) {
+        if (is_writer) {
             atomic_store_explicit(&attachment->segment_nbytes[number], nbytes, memory_order_relaxed);
             /* SYNC D-SEGMENT: an entry that names this segment is stored only after its size. */
             atomic_store_explicit(&attachment->header->segments, number + 1, memory_order_release);
@@ -289,64 +268,6 @@ shmt_status shmt_check(const shmt_attachment *attachment) {
     return attachment->closed ? SHMT_CLOSED : SHMT_OK;
 }
 
-void shmt_close(shmt_attachment *attachment) {
-    if (attachment->fork_epoch != shmt_fork_epoch()) return;
-    pthread_mutex_lock(&attachment->mutex);
-    attachment->closed = true;
-    if (!attachment->left) {
-        shmt_row *row = &attachment->rows[attachment->index];
-        atomic_store_explicit(&row->id_high, 0, memory_order_release);
-        SHMT_KILL_POINT("close.id");
-        atomic_fetch_add_explicit(&row->epoch, 1, memory_order_seq_cst);
-        SHMT_KILL_POINT("close.epoch");
-    }
-    pthread_mutex_unlock(&attachment->mutex);
-    shmt_drop(attachment);
-}
-
-void shmt_drop(shmt_attachment *attachment) {
-    if (attachment->fork_epoch != shmt_fork_epoch()) return;
-    pthread_mutex_lock(&attachment->mutex);
-    if (--attachment->users) {
-        pthread_mutex_unlock(&attachment->mutex);
-        return;
-    }
-    attachment->closed = true;
-    if (shmt_settler_retire(attachment)) shmt_leave(attachment);
-}
-
-void shmt_leave(shmt_attachment *attachment) {
-    list_remove(attachment);
-    if (!attachment->left) {
-        shmt_lock_release(&attachment->lock);
-        SHMT_KILL_POINT("leave.unlocked");
-        shmt_names_unlink(&attachment->file, attachment->prefix);
-    }
-    destroy(attachment);
-}
-
-void shmt_abandon(shmt_attachment *attachment) {
-    pthread_mutex_lock(&attachment->mutex);
-    attachment->left = attachment->closed = true;
-    shmt_lock_release(&attachment->lock);
-    pthread_mutex_unlock(&attachment->mutex);
-}
-
-/* Without our lock a writer may reuse what our tensors show; a thread that outlives Python could still read
- * them. Then the kernel gives up the lock, and the living writer removes the names. */
-static bool may_be_overwritten(shmt_attachment *attachment) {
-    pthread_mutex_lock(&attachment->mutex);
-    bool holds = attachment->spans_length || attachment->open_length;
-    pthread_mutex_unlock(&attachment->mutex);
-    return holds && attachment->index != SHMT_WRITER && shmt_lock_is_held(&attachment->file, SHMT_WRITER);
-}
-
-void shmt_leave_all(void) {
-    pthread_mutex_lock(&list_guard);
-    for (shmt_attachment *each = list; each; each = each->next) {
-        if (each->fork_epoch != shmt_fork_epoch() || each->left || may_be_overwritten(each)) continue;
-        shmt_abandon(each);
-        shmt_names_unlink(&each->file, each->prefix);
-    }
-    pthread_mutex_unlock(&list_guard);
+shmt_status shmt_serve(shmt_attachment *attachment, int listener, const char *path) {
+    return attachment->serving ? shmt_serving_start(attachment->serving, listener, path) : SHMT_CORRUPT;
 }

@@ -21,6 +21,7 @@
 #include "locks.h"
 #include "mapping.h"
 #include "names.h"
+#include "serving.h"
 #include "status.h"
 
 /* What this process holds of one entry. */
@@ -59,7 +60,7 @@ struct shmt_attachment {
     uint32_t users;      /* Python objects and leases */
     _Atomic bool closed; /* no new calls; what is held stays valid */
     bool left;           /* lock given up: crash simulation or process exit */
-    char prefix[SHMT_PREFIX_NBYTES];
+    char prefix[SHMT_PREFIX_NBYTES]; /* of its names; empty: the segments are anonymous (memfd) */
     shmt_file file;
     shmt_lock lock;
 
@@ -92,6 +93,7 @@ struct shmt_attachment {
     uint32_t *free_entries; /* a queue: reuse is spread, so generations last */
     uint32_t live_length, free_head, free_entries_length, harvest_cursor;
     uint32_t released_seen;
+    shmt_serving *serving; /* of an anonymous ring, else NULL */
 
     shmt_attachment *next; /* of this process's list, for the way out */
 };
@@ -116,7 +118,9 @@ typedef struct shmt_found {
     uint32_t version, features;
 } shmt_found;
 
-/* `fd` is a new, empty control segment. SHMT_GONE: a reaper was quicker, take another name. Readers find the
+static inline bool shmt_is_anonymous(const shmt_attachment *attachment) { return attachment->prefix[0] == 0; }
+
+/* `fd` is a new, empty control segment; an empty `prefix` says that it is a memfd. SHMT_GONE: a reaper was quicker, take another name. Readers find the
  * ring only after shmt_publish(). */
 shmt_status shmt_create(int fd, const char *prefix, const shmt_shape *shape, const shmt_peer *peer, shmt_attachment **out);
 shmt_status shmt_publish(shmt_attachment *attachment);
@@ -125,6 +129,9 @@ shmt_status shmt_join(int fd, const char *prefix, const shmt_peer *peer, shmt_fo
 
 /* Maps data segment `number` (from 0). In the writer it is also published and given to the allocator. */
 shmt_status shmt_add_segment(shmt_attachment *attachment, uint32_t number, int fd, uint64_t nbytes, bool writable);
+
+/* Answers whoever joins an anonymous ring on this listening socket (serving.h). */
+shmt_status shmt_serve(shmt_attachment *attachment, int listener, const char *path);
 
 /* SHMT_OK, SHMT_CLOSED or SHMT_FORKED. */
 shmt_status shmt_check(const shmt_attachment *attachment);
@@ -136,10 +143,15 @@ void shmt_close(shmt_attachment *attachment);
 /* One user less; with the last one the attachment leaves as soon as its tickets are settled. */
 void shmt_drop(shmt_attachment *attachment);
 
-/* Frees everything; no user, no open ticket, no settling thread. */
+/* Gives up the lock, removes the names if it was the last, frees everything; no user, no open ticket, no settling
+ * thread. */
 void shmt_leave(shmt_attachment *attachment);
 
-/* Gives up the lock and nothing else: to the others this process has just died. For tests. */
+/* For attachment.c: into this process's list, for the way out; and only the freeing, of one that is not in it. */
+void shmt_list_add(shmt_attachment *attachment);
+void shmt_destroy(shmt_attachment *attachment);
+
+/* Gives up the lock, answers no more and does nothing else: to the others this process has just died. For tests. */
 void shmt_abandon(shmt_attachment *attachment);
 
 /* The process ends: gives up every lock and removes the names of rings that nobody uses any more. Tensors

@@ -58,7 +58,7 @@
 
 /* Kinds of backing. */
 #define SHMT_BACKING_POSIX 1u
-#define SHMT_BACKING_MEMFD 2u /* reserved */
+#define SHMT_BACKING_MEMFD 2u
 
 /* Why bytes went inline instead of by handle; index into shmt_row.inline_transfers. */
 enum shmt_inline {

@@ -23,7 +23,7 @@ static void after_fork_in_child(void) {
     pthread_mutex_init(&fork_guard, NULL);
 }
 
-__attribute__((constructor)) static void watch_forks(void) {
+__attribute__((constructor(SHMT_FORK_GUARD))) static void watch_forks(void) {
     pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
 }
 
@@ -31,7 +31,7 @@ uint32_t shmt_fork_epoch(void) { return atomic_load_explicit(&fork_epoch, memory
 
 shmt_status shmt_file_init(shmt_file *file, int fd, const char *prefix) {
     struct stat facts;
-    snprintf(file->name, sizeof file->name, "/%s0", prefix);
+    if (*prefix) snprintf(file->name, sizeof file->name, "/%s0", prefix);
     file->fd = fcntl(fd, F_DUPFD_CLOEXEC, 3);
     if (file->fd < 0 || fstat(file->fd, &facts) != 0) return SHMT_SYSTEM;
     file->device = facts.st_dev;
@@ -56,6 +56,10 @@ static int reopen(const shmt_file *file) {
         char path[32];
         snprintf(path, sizeof path, "/proc/self/fd/%d", file->fd);
         return open(path, O_RDWR | O_CLOEXEC);
+    }
+    if (!*file->name) {
+        errno = EBADF;
+        return -1;
     }
     int fd = shm_open(file->name, O_RDWR, 0);
     if (fd >= 0 && !is_ours(file, fd)) {

@@ -34,7 +34,8 @@ typedef struct shmt_lock {
     void *page; /* NULL: nothing held */
 } shmt_lock;
 
-/* Takes a private duplicate of `fd`; `prefix` is what the ring's names begin with, without the slash. */
+/* Takes a private duplicate of `fd`; `prefix` is what the ring's names begin with, without the slash; empty: it has
+ * none, and a stray close of the descriptor leaves this process unable to look at locks or to reap. `file` is zero. */
 shmt_status shmt_file_init(shmt_file *file, int fd, const char *prefix);
 void shmt_file_close(shmt_file *file);
 
@@ -49,6 +50,10 @@ bool shmt_lock_is_held(const shmt_file *file, uint32_t index);
 /* Takes byte `index` on a fresh description, runs `work(context)` while holding it, lets go.
  * SHMT_BUSY: its tenant lives. Must never be called for an index of this process's own attachment. */
 shmt_status shmt_lock_during(const shmt_file *file, uint32_t first, uint32_t count, void (*work)(void *), void *context);
+
+/* Priorities of constructors: who registers handlers for fork in which order. */
+#define SHMT_FORK_GUARD 201
+#define SHMT_AFTER_FORK_GUARD 202
 
 /* Counts forks of this process: 0 in the original, one more in each generation of children. */
 uint32_t shmt_fork_epoch(void);

@@ -2,9 +2,13 @@
 #include "names.h"
 
 #include <dirent.h>
+#include <fcntl.h>
+#include <stdatomic.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include "kill_points.h"
 #include "layout.h"
@@ -34,4 +38,27 @@ static void unlink_all(void *context) {
 
 shmt_status shmt_names_unlink(const shmt_file *control, const char *prefix) {
     return shmt_lock_during(control, 0, SHMT_INDICES, unlink_all, (void *)prefix);
+}
+
+/* Prefixes; the oldest is overwritten. Without a lock: of a torn one no name exists. */
+static char left[64][SHMT_PREFIX_NBYTES];
+static _Atomic uint32_t left_next;
+
+void shmt_names_remember(const char *prefix) {
+    snprintf(left[atomic_fetch_add(&left_next, 1) % 64], SHMT_PREFIX_NBYTES, "%s", prefix);
+}
+
+void shmt_names_try_again(void) {
+    for (size_t i = 0; i < sizeof left / sizeof *left; i++) {
+        if (!*left[i]) continue;
+        char name[SHMT_FILE_NAME_NBYTES];
+        snprintf(name, sizeof name, "/%.*s0", SHMT_PREFIX_NBYTES - 1, left[i]);
+        int fd = shm_open(name, O_RDWR, 0);
+        if (fd < 0) continue; /* removed by whoever was last, mostly */
+        shmt_file control = {0};
+        if (shmt_file_init(&control, fd, left[i]) == SHMT_OK)
+            shmt_lock_during(&control, 0, SHMT_INDICES, unlink_all, left[i]);
+        shmt_file_close(&control);
+        close(fd);
+    }
 }

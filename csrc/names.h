@@ -16,4 +16,11 @@
  * SHMT_BUSY: somebody is attached, and the last one out will do it. */
 shmt_status shmt_names_unlink(const shmt_file *control, const char *prefix);
 
+/* We have left this ring while others seemed to be attached. */
+void shmt_names_remember(const char *prefix);
+
+/* Once more for those rings (the last 64): the kernel ends a killed process bit by bit, and its lock byte may have gone
+ * a moment after we looked. For the process's end; what even then seems to be in use is left to the next sweep. */
+void shmt_names_try_again(void);
+
 #endif

@@ -20,6 +20,7 @@ typedef enum shmt_status {
     SHMT_MISMATCH,      /* another layout version or signature */
     SHMT_CORRUPT,       /* sizes or fields contradict each other */
     SHMT_DENIED,        /* another owner, or open to others */
+    SHMT_UNSEALED,      /* handed over as anonymous, and its size may still change */
     SHMT_TIMEOUT,
     SHMT_CLOSED,
     SHMT_FORKED,        /* the object was made before this process was forked */

@@ -15,7 +15,8 @@ from weakref import WeakValueDictionary
 from shmtransport import _core, host, segment
 from shmtransport.config import SEGMENT_UNIT_NBYTES, RingConfig
 from shmtransport.errors import ConfigError, LayoutError, SegmentError, SegmentNotFoundError
-from shmtransport.layout import BACKING_POSIX, NAME_NBYTES, SEGMENTS, control_nbytes
+from shmtransport.layout import NAME_NBYTES, SEGMENTS, control_nbytes
+from shmtransport.segment.backing import Backing
 
 _lock = threading.RLock()
 _attachments: WeakValueDictionary[str, "Attachment"] = WeakValueDictionary()
@@ -53,11 +54,14 @@ def _label(name: str) -> str:
 class Attachment:
     """A place in one ring. Made by `create` and `join` only."""
 
-    def __init__(self, ring_id: str, peer_id: bytes, core: _core.Attachment, writable: bool) -> None:
+    def __init__(
+        self, ring_id: str, peer_id: bytes, core: _core.Attachment, backing: Backing, *, writable: bool
+    ) -> None:
         self.ring_id = ring_id
         self.ring_id_bytes = bytes.fromhex(ring_id)
         self.peer_id = peer_id
         self.core = core
+        self.backing = backing
         self.writable = writable
         self.index, _, self.entries, self.capacity_nbytes, self.segment_nbytes = core.facts()
         self._growth = threading.Lock()
@@ -75,8 +79,8 @@ class Attachment:
             if needed > left or segments == SEGMENTS:
                 return False
             size = max(needed, min(self.segment_nbytes, left))
-            with segment.created(self.ring_id, segments + 1) as fd:
-                segment.reserve(fd, size)
+            with self.backing.created(self.ring_id, segments + 1) as fd:
+                self.backing.reserve(fd, size)
                 self.core.add_segment(segments, fd, size, True)
             return True
 
@@ -90,7 +94,7 @@ class Attachment:
         """Maps a segment that the writer has added since; read-only unless joined writable."""
         nbytes = self.core.segment_nbytes(number)
         try:
-            with segment.opened(self.ring_id, number + 1) as fd:
+            with self.backing.opened(self.ring_id, number + 1) as fd:
                 self.core.add_segment(number, fd, nbytes, self.writable)
                 self._mapped.add(number)
         except (OSError, MemoryError, LayoutError) as error:
@@ -107,10 +111,11 @@ def create(config: RingConfig) -> Attachment:
     """
     segment.sweep()
     _leave_at_exit()
+    backing = segment.choose(config.backing, config.capacity_nbytes)
     while True:
         ring_id = os.urandom(16).hex()
         try:
-            attachment = _try_create(ring_id, config)
+            attachment = _try_create(ring_id, config, backing)
         except SegmentNotFoundError:
             continue  # a sweep elsewhere took the name between its creation and our lock
         with _lock:
@@ -118,17 +123,17 @@ def create(config: RingConfig) -> Attachment:
         return attachment
 
 
-def _try_create(ring_id: str, config: RingConfig) -> Attachment:
+def _try_create(ring_id: str, config: RingConfig, backing: Backing) -> Attachment:
     peer_id = new_peer_id()
-    segment.check_free(control_nbytes(config.entries) + config.segment_nbytes)
-    with segment.created(ring_id, 0) as fd:
+    backing.check_free(control_nbytes(config.entries) + config.segment_nbytes)
+    with backing.created(ring_id, 0) as fd:
         try:
             core = _core.Attachment.create(
                 fd,
-                segment.prefix(ring_id),
+                backing.prefix(ring_id),
                 bytes.fromhex(ring_id),
                 host.boot_id(),
-                BACKING_POSIX,
+                backing.CODE,
                 config.entries,
                 config.capacity_nbytes,
                 config.segment_nbytes,
@@ -140,10 +145,11 @@ def _try_create(ring_id: str, config: RingConfig) -> Attachment:
         except OSError as error:
             if error.errno != errno.ENOSPC:
                 raise
-            raise segment.out_of_memory(control_nbytes(config.entries), error) from error
-        attachment = Attachment(ring_id, peer_id, core, writable=True)
+            raise backing.out_of_memory(control_nbytes(config.entries), error) from error
+        attachment = Attachment(ring_id, peer_id, core, backing, writable=True)
         attachment.grow(1)
         core.publish()
+        backing.announce(ring_id, core.serve)
     return attachment
 
 
@@ -159,12 +165,15 @@ def join(ring_id: str, name: str, *, writable: bool) -> Attachment:
         if found is not None:
             return found
         _leave_at_exit()
+        backing = segment.backing_of(ring_id)
+        if writable and backing.readers_only_read:
+            raise ConfigError("writable", writable, f"False for a ring whose backing is {backing.NAME}: it is sealed")
         peer_id = new_peer_id()
-        with segment.opened(ring_id, 0) as fd:
+        with backing.opened(ring_id, 0) as fd:
             core = _core.Attachment.join(
-                fd, segment.prefix(ring_id), peer_id, _label(name), os.getpid(), host.start_time()
+                fd, backing.prefix(ring_id), peer_id, _label(name), os.getpid(), host.start_time()
             )
-        attachment = Attachment(ring_id, peer_id, core, writable)
+        attachment = Attachment(ring_id, peer_id, core, backing, writable=writable)
         attachment.map_ahead()
         _attachments[ring_id] = attachment
         return attachment

@@ -2,11 +2,14 @@
 
 import re
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Final, Literal, get_args
 
 from shmtransport.errors import ConfigError
 
 OnFull = Literal["inline", "block", "raise"]
+BackingName = Literal["posix", "memfd"]
+BackingChoice = Literal["auto", "posix", "memfd"]
+BACKINGS: Final[tuple[BackingName, ...]] = get_args(BackingName)
 
 _UNITS = {"": 1, "B": 1}
 _UNITS |= {f"{prefix}B": 1000**power for power, prefix in enumerate("KMGT", 1)}
@@ -50,6 +53,7 @@ class RingConfig:
     on_full: OnFull
     timeout_s: float
     name: str
+    backing: BackingChoice
 
     @classmethod
     def checked(
@@ -61,12 +65,15 @@ class RingConfig:
         on_full: OnFull,
         timeout_s: float,
         name: str,
+        backing: BackingChoice,
     ) -> "RingConfig":
         capacity_nbytes = parse_size("capacity", capacity, smallest=SEGMENT_UNIT_NBYTES)
         segment_nbytes = parse_size("segment", segment, smallest=SEGMENT_UNIT_NBYTES)
         segment_nbytes = _round_up(min(segment_nbytes, capacity_nbytes), SEGMENT_UNIT_NBYTES)
         if on_full not in get_args(OnFull):
             raise ConfigError("on_full", on_full, 'one of "inline", "block", "raise"')
+        if backing not in get_args(BackingChoice):
+            raise ConfigError("backing", backing, 'one of "auto", "posix", "memfd"')
         if not isinstance(timeout_s, (int, float)) or isinstance(timeout_s, bool) or not 0 <= timeout_s < 1e9:
             raise ConfigError("timeout_s", timeout_s, "seconds, 0 or more and finite")
         if not isinstance(name, str):
@@ -82,4 +89,5 @@ class RingConfig:
             on_full=on_full,
             timeout_s=float(timeout_s),
             name=name,
+            backing=backing,
         )

@@ -19,6 +19,7 @@ PAGE_NBYTES: Final = 4096
 ENTRY_NBYTES: Final = 64
 ENTRIES_OFFSET: Final = 0x87000
 BACKING_POSIX: Final = 1
+BACKING_MEMFD: Final = 2
 
 
 class InlineReason(IntEnum):

@@ -15,7 +15,7 @@ from typing import Annotated, Final, TypeAlias
 
 import msgspec
 
-from shmtransport import host, segment
+from shmtransport import host
 from shmtransport.errors import HandleError, LayoutMismatchError
 from shmtransport.handles import VERSION as HANDLE_VERSION
 from shmtransport.layout import LAYOUT_VERSION
@@ -26,10 +26,10 @@ RING, JOINED, REFUSED, AGAIN, OBJECT = range(1, 6)
 
 
 class Host(msgspec.Struct, frozen=True):
-    """Whose shared memory a process sees; two that differ cannot share by handle."""
+    """What two processes must have alike to share by handle. That they see the same /dev/shm or socket is proved by
+    joining: a ring's id has 128 random bits, so it is found in no other."""
 
     boot_id: str
-    shm_device: int
     uid: int
     layout_version: int
     handle_version: int
@@ -39,7 +39,6 @@ class Host(msgspec.Struct, frozen=True):
         """This process's."""
         return cls(
             host.boot_id().hex(),
-            os.stat(segment.SHM_DIRECTORY).st_dev,
             os.geteuid(),
             LAYOUT_VERSION,
             HANDLE_VERSION,

@@ -9,7 +9,7 @@ import torch
 
 from shmtransport import _core, attachment, copying, tensors
 from shmtransport.attachment import Attachment
-from shmtransport.config import OnFull, RingConfig
+from shmtransport.config import BackingChoice, OnFull, RingConfig
 from shmtransport.endpoint import Endpoint, Sendable
 from shmtransport.errors import ConfigError, OutOfSharedMemoryError, RingFullError, ShmTransportError, WaitTimeoutError
 from shmtransport.handles import nbytes_of
@@ -54,6 +54,7 @@ class Ring(Endpoint):
         entries: int | None = None,
         copy_kernel: str | None = None,
         name: str = "",
+        backing: BackingChoice = "auto",
     ) -> Self:
         """A new ring with this process as its writer.
 
@@ -66,6 +67,11 @@ class Ring(Endpoint):
         its argument and the bytes travel in the message (counted); ``"block"``, wait up to ``timeout_s`` for a
         release, then raise `WaitTimeoutError`; ``"raise"``, raise `RingFullError` at once. Both name the
         holders. If it is the host that has no shared memory left they raise `OutOfSharedMemoryError`.
+
+        ``backing``: ``"posix"``, named segments in /dev/shm; ``"memfd"``, anonymous and sealed ones, which take
+        memory that /dev/shm's size does not bound, leave nothing whatever dies, and which readers cannot map
+        writable. ``"auto"`` is what the environment variable SHMTRANSPORT_BACKING says; without it posix if
+        /dev/shm has room for the whole capacity now, else memfd. Readers find either by the ring's id.
 
         ``entries``: most blocks alive at once (default: one for each 64 KiB of capacity, 1024 to 16384).
         ``copy_kernel``: how `put` copies, for all rings of this process; by default measured once, in 50 to
@@ -81,6 +87,7 @@ class Ring(Endpoint):
             on_full=on_full,
             timeout_s=timeout_s,
             name=name,
+            backing=backing,
         )
         copying.prepare(copy_kernel)
         return cls(attachment.create(config), config)

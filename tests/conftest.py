@@ -61,7 +61,11 @@ def shared_memory_is_left_as_it_was() -> Iterator[None]:
         pytest.fail(f"left in /dev/shm: {', '.join(sorted(left))}", pytrace=False)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if os.environ.get("SHMTRANSPORT_BACKING") == "memfd":
+        of_posix = [item for item in items if item.get_closest_marker("posix")]
+        config.hook.pytest_deselected(items=of_posix)
+        items[:] = [item for item in items if item not in of_posix]
     waiting = [item for item in items if item.get_closest_marker("needs_gpu")]
     if not waiting:
         return

@@ -14,6 +14,7 @@ import psutil
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED_MEMORY = Path("/dev/shm")
+SOCKETS = Path(os.environ.get("SHMTRANSPORT_SOCKET_DIRECTORY", "/tmp"))
 
 
 def run_python(
@@ -72,9 +73,11 @@ def wait_until(condition: Callable[[], bool], timeout_s: float = 5.0) -> None:
 
 
 def segment_names() -> set[str]:
-    """Names in /dev/shm that are segments of this user."""
-    prefix = f"shmt-{os.getuid()}-"
-    return {name for name in os.listdir(SHARED_MEMORY) if name.startswith(prefix)}
+    """Names in /dev/shm that are segments of this user, and paths of the sockets of its anonymous rings."""
+    prefix = f"shmt-{os.geteuid()}"
+    sockets = SOCKETS / prefix
+    found = {name for name in os.listdir(SHARED_MEMORY) if name.startswith(f"{prefix}-")}
+    return found | ({str(path) for path in sockets.iterdir()} if sockets.exists() else set())
 
 
 def segments_mapped_by_strangers() -> set[str]:
@@ -85,5 +88,8 @@ def segments_mapped_by_strangers() -> set[str]:
         if int(maps.parent.name) in family:
             continue
         with contextlib.suppress(OSError):  # gone meanwhile, or another user's
-            mapped.update(re.findall(r"/dev/shm/(shmt-\S+)", maps.read_text()))
+            text = maps.read_text()
+            mapped.update(re.findall(r"/dev/shm/(shmt-\S+)", text))
+            rings = re.findall(r"/memfd:(shmt-\d+)-([0-9a-f]{32})-", text)
+            mapped.update(str(SOCKETS / folder / ring_id) for folder, ring_id in rings)
     return mapped

@@ -126,6 +126,15 @@ static PyObject *attachment_publish(PyObject *self, PyObject *unused) {
     Py_RETURN_NONE;
 }
 
+static PyObject *attachment_serve(PyObject *self, PyObject *arguments) {
+    int listener;
+    const char *path;
+    if (!PyArg_ParseTuple(arguments, "is", &listener, &path) || !shmt_usable(self)) return NULL;
+    shmt_status status = shmt_serve(shmt_core_of(self), listener, path);
+    if (status != SHMT_OK) return shmt_raise_status(self, status);
+    Py_RETURN_NONE;
+}
+
 static PyObject *attachment_allocate(PyObject *self, PyObject *arguments) {
     unsigned long long nbytes;
     double wait_s = 0;
@@ -292,6 +301,7 @@ static PyMethodDef attachment_methods[] = {
     METHOD(join, METH_VARARGS | METH_CLASS, "Join the ring behind a control segment as a reader."),
     METHOD(add_segment, METH_VARARGS, "Map data segment (number, fd, nbytes, writable)."),
     METHOD(publish, METH_NOARGS, "Store the version: from now on readers can join."),
+    METHOD(serve, METH_VARARGS, "Hand the descriptors of an anonymous ring over on (listener, path)."),
     METHOD(allocate, METH_VARARGS, "A Lease on a new block of nbytes, or the status FULL, NO_ENTRY, TIMEOUT."),
     METHOD(open, METH_VARARGS, "A Lease on what a handle names, or the number of the segment to map first."),
     METHOD(acknowledge, METH_VARARGS, "Tell (sender, ticket, sequence) that its handle will not be opened here."),

@@ -25,6 +25,7 @@ static const struct {
     {SHMT_MISMATCH, "LayoutMismatchError", "the ring has another layout"},
     {SHMT_CORRUPT, "CorruptSegmentError", "the segment's sizes contradict each other"},
     {SHMT_DENIED, "SegmentError", "the segment belongs to another user or is open to others"},
+    {SHMT_UNSEALED, "CorruptSegmentError", "a segment was handed over that is not a sealed memfd"},
     {SHMT_TIMEOUT, "WaitTimeoutError", "no room before the deadline"},
     {SHMT_CLOSED, "ClosedError", "the ring or reader was closed"},
     {SHMT_FORKED, "ForkedError", "made before this process was forked; join or create anew in the child"},

@@ -19,7 +19,7 @@ static PyObject *core_unlink_names(PyObject *module, PyObject *arguments) {
     int fd;
     const char *prefix;
     if (!PyArg_ParseTuple(arguments, "is", &fd, &prefix)) return NULL;
-    shmt_file file;
+    shmt_file file = {0};
     shmt_status status = shmt_file_init(&file, fd, prefix);
     if (status == SHMT_OK) status = shmt_names_unlink(&file, prefix);
     shmt_file_close(&file);
@@ -49,6 +49,7 @@ static int add_constants(PyObject *module) {
         {"ENTRY_NBYTES", sizeof(shmt_entry)},
         {"ENTRIES_OFFSET", SHMT_ENTRIES_OFFSET},
         {"BACKING_POSIX", SHMT_BACKING_POSIX},
+        {"BACKING_MEMFD", SHMT_BACKING_MEMFD},
         {"INLINE_SMALL", SHMT_INLINE_SMALL},
         {"INLINE_NOT_JOINED", SHMT_INLINE_NOT_JOINED},
         {"INLINE_FULL", SHMT_INLINE_FULL},

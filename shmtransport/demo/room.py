@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import NamedTuple, Self
 
 from shmtransport import segment
+from shmtransport.segment.room import SHM_DIRECTORY
 
 
 class Room(NamedTuple):
@@ -19,7 +20,7 @@ class Room(NamedTuple):
         """What this process may take now: of the machine, of /dev/shm, and of its cgroup if that has a limit."""
         shared_nbytes, limit = segment.free_nbytes()
         memory_nbytes = _available_nbytes()
-        if limit != str(segment.SHM_DIRECTORY):
+        if limit != str(SHM_DIRECTORY):
             memory_nbytes = min(memory_nbytes, shared_nbytes)
         return cls(shared_nbytes, memory_nbytes)
 

@@ -138,11 +138,11 @@ def sample_of(measured: Measured, events: list[Event]) -> Sample:
 def _left_nbytes(before: set[str]) -> int:
     """What is in /dev/shm of rings that were not there ``before``, once vLLM's last processes are gone."""
     deadline = time.monotonic() + _GONE_TIMEOUT_S
-    while names := [name for ring_id, names in segment.rings().items() if ring_id not in before for name in names]:
+    while paths := [path for ring_id, paths in segment.rings().items() if ring_id not in before for path in paths]:
         if time.monotonic() > deadline:
             break
         time.sleep(0.01)
-    return sum(_nbytes(segment.SHM_DIRECTORY / name) for name in names)
+    return sum(_nbytes(Path(path)) for path in paths)
 
 
 def _nbytes(path: Path) -> int:

@@ -28,6 +28,7 @@ BANNED = {
     "dequeue": "open or recv",
 }
 PROTOCOL = {"__buffer__", "__release_buffer__"}
+SYSTEM = {"CMSG_DATA"}  # a macro of cmsg(3)
 
 
 def words_of(identifier: str) -> list[str]:
@@ -37,7 +38,7 @@ def words_of(identifier: str) -> list[str]:
 
 def banned_word(identifier: str) -> str | None:
     """The first banned word in an identifier, in the singular."""
-    if identifier in PROTOCOL:
+    if identifier in PROTOCOL | SYSTEM:
         return None
     for word in words_of(identifier):
         for singular in (word, word.removesuffix("s"), re.sub("ies$", "y", word)):

@@ -1,16 +1,15 @@
 """Whoever dies, and however: what it held comes back, nobody reads wrong bytes, and nothing stays in /dev/shm."""
 
 import os
-import re
 import signal
 import statistics
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from shmtransport import Handle, Reader, Ring, SegmentNotFoundError, StaleHandleError, WaitTimeoutError, sweep
+from tests.peers import is_waiting
 from tests.processes.children import Child, child, digest, names_of, pixels
 from tests.support import run_python, segment_names, wait_until
 
@@ -56,12 +55,13 @@ def test_a_blocked_writer_goes_on_when_the_only_reader_is_killed(engine: Child, 
     """SIGKILL wakes nobody: the writer sees it within its slice of 50 ms."""
     with child("quick") as writer:
         writer.run("ring = Ring.create('2MiB', segment='2MiB', on_full='block', timeout_s=20)")
-        peer_id = joined(engine, writer.ask("ring.id"))
+        ring_id = writer.ask("ring.id")
+        peer_id = joined(engine, ring_id)
         wire = writer.ask("bytes(ring.share(pixels(1, 2 << 20), peer_id))", peer_id=peer_id)
         if opened:
             engine.run("held = reader.open(wire)", wire=wire)
         writer.start("ask", "digest(ring.put(pixels(2, 2 << 20)))")
-        wait_until(lambda: is_waiting(writer))
+        wait_until(lambda: is_waiting(ring_id))
         killed = time.monotonic()
         engine.kill()
         assert writer.answer(5) == digest(pixels(2, 2 * MIB))
@@ -70,28 +70,17 @@ def test_a_blocked_writer_goes_on_when_the_only_reader_is_killed(engine: Child, 
         writer.run("ring.close()")
 
 
-def is_waiting(writer: Child) -> bool:
-    """Whether a thread of the writer sleeps on a futex of its ring: proc(5), the word's address in syscall."""
-    maps = Path(f"/proc/{writer.pid}/maps").read_text()
-    found = re.search(r"([0-9a-f]+)-[0-9a-f]+ rw-s [^\n]*/dev/shm/shmt-[0-9a-f-]*-0\n", maps)
-    if found is None:
-        return False
-    control = next(path for path in Path("/dev/shm").glob("shmt-*-0") if path.name in maps)
-    with control.open("rb") as file:
-        file.seek(192)
-        return int.from_bytes(file.read(4), "little") > 0
-
-
 def test_a_release_in_another_process_wakes_the_blocked_writer_well_before_its_slice_ends(engine: Child) -> None:
     with child("quick") as writer:
         writer.run("ring = Ring.create('1MiB', segment='1MiB', on_full='block', timeout_s=20)")
-        peer_id = joined(engine, writer.ask("ring.id"))
+        ring_id = writer.ask("ring.id")
+        peer_id = joined(engine, ring_id)
         waited = []
         for _ in range(21):
             wire = writer.ask("bytes(ring.share(torch.ones(1 << 18), peer_id))", peer_id=peer_id)
             engine.run("held = reader.open(wire)", wire=wire)
             writer.start("run", "held = ring.put(torch.zeros(1 << 18)); woken = time.monotonic(); held = None")
-            wait_until(lambda: is_waiting(writer))
+            wait_until(lambda: is_waiting(ring_id))
             released = engine.ask("(time.monotonic(), globals().update(held=None))")[0]
             writer.answer()
             waited.append(writer.ask("woken") - released)
@@ -223,7 +212,7 @@ def test_what_everybody_left_behind_when_killed_is_removed(engine: Child, remove
 
 
 DYING = """
-import types, shmtransport.attachment as attachment, shmtransport.segment as segment
+import types, shmtransport.attachment as attachment, shmtransport.segment as segment, shmtransport.segment.backing
 
 def die(*arguments, **named):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -240,7 +229,7 @@ def grow_and_die(self, nbytes):
 """
 STEPS = {
     "with an empty control segment": "attachment._core = Core()",
-    "with an empty data segment": "segment.reserve = die",
+    "with an empty data segment": "segment.backing.Backing.reserve = die",
     "without a data segment": "attachment.Attachment.grow = die",
     "before it is published": "attachment.Attachment.grow = grow_and_die",
 }

@@ -63,7 +63,7 @@ def test_a_ring_that_does_not_fit_is_refused_before_anything_is_made() -> None:
     with_8_mb(
         """
 for segment in ("8MiB", "9MiB", "1GiB"):
-    refused(lambda: Ring.create("4GiB", segment=segment), 8 * MIB)
+    refused(lambda: Ring.create("4GiB", segment=segment, backing="posix"), 8 * MIB)
     assert os.listdir("/dev/shm") == []
 with Ring.create("4GiB", segment="4MiB", entries=64) as ring:  # the capacity is a promise, a segment is memory
     usable(ring)
@@ -121,8 +121,8 @@ def test_a_full_dev_shm_between_the_look_and_the_reservation_is_refused_too() ->
     """The look at the free bytes is for the message; posix_fallocate is what guarantees the pages."""
     with_8_mb(
         """
-from shmtransport import segment
-segment.check_free = lambda nbytes: None
+from shmtransport.segment.backing import Backing
+Backing.check_free = lambda self, nbytes: None
 refused(lambda: Ring.create("64MiB", segment="20MiB", entries=64), 20 * MIB, "posix_fallocate")
 refused(lambda: Ring.create("64MiB", segment="4KiB", entries=1 << 20), 64 * MIB, "posix_fallocate")
 assert os.listdir("/dev/shm") == []

@@ -23,7 +23,7 @@ class SharedWords:
     """The block table's and the tickets' words as they lie in the control segment."""
 
     def __init__(self, ring_id: str, entries: int) -> None:
-        with segment.opened(ring_id, 0) as fd:
+        with segment.backing_of(ring_id).opened(ring_id, 0) as fd:
             self._memory = mmap.mmap(fd, layout.control_nbytes(entries), prot=mmap.PROT_READ)
         words = np.frombuffer(self._memory, dtype="<u8")
         stride = layout.ENTRY_NBYTES // 8

@@ -95,7 +95,7 @@ def test_a_config_error_is_a_value_error() -> None:
 
 def test_sizes_are_rounded_up_to_pages_and_a_segment_never_exceeds_the_capacity() -> None:
     config = RingConfig.checked(
-        capacity=10_000, segment="64MiB", entries=None, on_full="inline", timeout_s=1, name="camera"
+        capacity=10_000, segment="64MiB", entries=None, on_full="inline", timeout_s=1, name="camera", backing="auto"
     )
     assert config.capacity_nbytes == 12288
     assert config.segment_nbytes == 12288
@@ -103,7 +103,9 @@ def test_sizes_are_rounded_up_to_pages_and_a_segment_never_exceeds_the_capacity(
 
 @pytest.mark.parametrize(("capacity", "entries"), [("1MiB", 1024), ("256MiB", 4096), ("1TiB", 16384)])
 def test_the_block_table_has_an_entry_for_each_64_kib_within_bounds(capacity: str, entries: int) -> None:
-    config = RingConfig.checked(capacity=capacity, segment="1MiB", entries=None, on_full="inline", timeout_s=1, name="")
+    config = RingConfig.checked(
+        capacity=capacity, segment="1MiB", entries=None, on_full="inline", timeout_s=1, name="", backing="auto"
+    )
     assert config.entries == entries
 
 

@@ -11,6 +11,7 @@ from shmtransport import (
     Ring,
     segment,
 )
+from shmtransport.segment import room
 from tests.support import SHARED_MEMORY
 
 
@@ -21,12 +22,13 @@ def ring() -> Iterator[Ring]:
 
 
 def test_free_memory_is_what_the_mount_says(ring: Ring) -> None:
-    free, limit = segment.free_nbytes()
+    backing = segment.BY_NAME["posix"]
+    free, limit = backing.free_nbytes()
     assert 0 < free <= os.statvfs(SHARED_MEMORY).f_bavail * os.statvfs(SHARED_MEMORY).f_frsize
     assert limit in {str(SHARED_MEMORY), "the cgroup's memory limit"}
-    segment.check_free(0)
+    backing.check_free(0)
     with pytest.raises(OutOfSharedMemoryError) as caught:
-        segment.check_free(1 << 60)
+        backing.check_free(1 << 60)
     assert caught.value.asked_nbytes == 1 << 60
     assert caught.value.free_nbytes > 0
     assert isinstance(caught.value, OSError)
@@ -52,11 +54,9 @@ def test_the_cgroup_with_the_least_left_counts_parents_too(
         (tmp_path / folder).mkdir(parents=True, exist_ok=True)
         (tmp_path / folder / "memory.max").write_text(f"{limit}\n")
         (tmp_path / folder / "memory.current").write_text(f"{uses[folder]}\n")
-    monkeypatch.setattr(segment, "_CGROUP", tmp_path)
-    monkeypatch.setattr(
-        segment, "_cgroup_folders", lambda: iter([("memory.max", "memory.current", tmp_path / "a" / "b")])
-    )
-    assert segment._cgroup_free_nbytes() == expected
+    monkeypatch.setattr(room, "_CGROUP", tmp_path)
+    monkeypatch.setattr(room, "_cgroup_folders", lambda: iter([("memory.max", "memory.current", tmp_path / "a" / "b")]))
+    assert room._cgroup_free_nbytes() == expected
     if expected is not None:
-        free, limit = segment.free_nbytes()
-        assert (free, limit) == (expected, "the cgroup's memory limit")
+        for backing in segment.BY_NAME.values():
+            assert backing.free_nbytes() == (expected, "the cgroup's memory limit")

@@ -5,7 +5,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
 import pytest
@@ -20,7 +20,6 @@ from shmtransport import (
     SegmentError,
     SegmentNotFoundError,
     WaitTimeoutError,
-    segment,
 )
 from tests.peers import join_as_if_another_process
 from tests.support import run_python, segment_names
@@ -122,11 +121,11 @@ def test_a_segment_that_cannot_be_mapped_releases_the_sender_and_turns_the_reade
         held = [ring.put(torch.zeros(1 << 20, dtype=torch.uint8)) for _ in range(2)]
         handle = shared(ring, held[1], reader)
 
-        def fail(ring_id: str, number: int) -> Iterator[int]:
+        def fail(ring_id: str, number: int) -> AbstractContextManager[int]:
             raise SegmentNotFoundError(f"no segment {number} of {ring_id}")
 
         with monkeypatch.context() as patch:
-            patch.setattr(segment, "opened", fail)
+            patch.setattr(ring.attachment.backing, "opened", fail)
             with pytest.raises(SegmentError, match="served inline from now on"):
                 reader.open(handle)
         held.clear()
@@ -155,6 +154,7 @@ def test_a_closed_channel_refuses_what_it_has_not_read(ring: Ring, connect: Call
     writer.close()
 
 
+@pytest.mark.posix  # by a name: where there is none a process that lost its descriptors can reap no more
 def test_a_stray_closing_of_all_descriptors_leaves_locks_and_reaping_as_they_were() -> None:
     run_python(
         """
@@ -179,9 +179,10 @@ def test_a_stray_closing_of_all_descriptors_leaves_locks_and_reaping_as_they_wer
     )
 
 
+@pytest.mark.posix
 def test_a_joiner_that_finds_the_writer_gone_removes_the_names(ring: Ring) -> None:
     ring.attachment.core.abandon()
-    assert segment_names() >= {f"{segment.prefix(ring.id)}0"}
+    assert segment_names() >= {f"{ring.attachment.backing.prefix(ring.id)}0"}
     with pytest.raises(SegmentNotFoundError, match="writer has left"):
         join_as_if_another_process(ring.id)
     assert not [name for name in segment_names() if ring.id in name]

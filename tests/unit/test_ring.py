@@ -14,10 +14,9 @@ from shmtransport import (
     Ring,
     RingFullError,
     WaitTimeoutError,
-    segment,
 )
-from tests.peers import join_as_if_another_process
-from tests.support import SHARED_MEMORY, wait_until
+from tests.peers import is_waiting, join_as_if_another_process
+from tests.support import wait_until
 from tests.unit.peers import KIB, MIB, blocks, bytes_tensor, die, opened, shared
 
 # -- put and empty ----------------------------------------------------------------------------------------------
@@ -253,12 +252,6 @@ def test_a_timeout_of_zero_does_not_wait() -> None:
         assert ring.holds(held)
 
 
-def is_waiting(ring: Ring) -> bool:
-    """Whether the writer waits for room: the fourth line of the header says so."""
-    control = (SHARED_MEMORY / f"{segment.prefix(ring.id)}0").read_bytes()
-    return int.from_bytes(control[192:196], "little") > 0
-
-
 def test_a_blocked_writer_goes_on_when_a_thread_drops_the_tensor() -> None:
     with Ring.create(capacity="1MiB", segment="1MiB", on_full="block", timeout_s=30) as ring:
         held = [ring.put(bytes_tensor(MIB))]
@@ -266,7 +259,7 @@ def test_a_blocked_writer_goes_on_when_a_thread_drops_the_tensor() -> None:
         writer = threading.Thread(target=lambda: got.append(ring.put(bytes_tensor(MIB, 5))))
         writer.start()
         try:
-            wait_until(lambda: is_waiting(ring))
+            wait_until(lambda: is_waiting(ring.id))
         finally:
             held.clear()
             writer.join(20)

@@ -30,6 +30,8 @@ from tests.peers import join_as_if_another_process
 from tests.support import SHARED_MEMORY, segment_names
 from tests.unit.peers import blocks, opened, shared
 
+pytestmark = pytest.mark.posix
+
 
 @pytest.fixture
 def ring() -> Iterator[Ring]:
@@ -47,7 +49,7 @@ def stray_id() -> Iterator[str]:
 
 
 def path_of(ring_id: str, number: int = 0) -> Path:
-    return SHARED_MEMORY / f"{segment.prefix(ring_id)}{number}"
+    return SHARED_MEMORY / f"{segment.BY_NAME['posix'].prefix(ring_id)}{number}"
 
 
 def make(ring_id: str, number: int, content: bytes = b"", mode: int = 0o600) -> Path:
@@ -299,11 +301,11 @@ def test_a_handle_to_a_segment_that_is_gone_is_a_typed_error_and_then_inline(rin
 
 
 def test_a_failed_creation_leaves_no_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_pages(fd: int, nbytes: int) -> None:
+    def no_pages(backing: object, fd: int, nbytes: int) -> None:
         raise OutOfSharedMemoryError(nbytes, 0, "as if")
 
     before = segment_names()
-    monkeypatch.setattr(segment, "reserve", no_pages)
+    monkeypatch.setattr(segment.backing.Backing, "reserve", no_pages)
     with pytest.raises(OutOfSharedMemoryError):
         Ring.create(capacity="1MiB")
     assert segment_names() == before

@@ -2,9 +2,9 @@
 
 import pytest
 
-from shmtransport import segment
 from shmtransport.adapters.vllm.settings import Settings
 from shmtransport.errors import ConfigError
+from shmtransport.segment import room
 from tests.support import run_python
 
 GIB = 1 << 30
@@ -30,6 +30,7 @@ def test_the_defaults_need_no_thought() -> None:
         ("THRESHOLD", "0"),
         ("WRITABLE", "2"),
         ("ON_FULL", "raise"),
+        ("BACKING", "tmpfs"),
         ("RETURN", "maybe"),
         ("LOG_LEVEL", "loud"),
     ],
@@ -44,18 +45,26 @@ def test_the_kill_switch_works_whatever_the_others_hold() -> None:
 
 
 @pytest.mark.parametrize(
-    ("free_gib", "cache_gib", "frontends", "expected_gib"),
-    [(100, 4.0, 1, 5), (100, 0.0, 1, 1), (8, 4.0, 1, 4), (8, 4.0, 4, 1), (100, 4.0, 4, 5)],
+    ("free_gib", "cache_gib", "frontends", "expected_gib", "backing"),
+    [
+        (100, 4.0, 1, 5, "posix"),
+        (100, 0.0, 1, 1, "posix"),
+        (8, 4.0, 1, 4, "memfd"),  # anonymous memory is not bound by /dev/shm
+        (8, 4.0, 4, 1, "memfd"),
+        (100, 4.0, 4, 5, "posix"),
+    ],
 )
 def test_the_capacity_covers_the_cache_within_half_of_what_is_free(
-    monkeypatch: pytest.MonkeyPatch, free_gib: int, cache_gib: float, frontends: int, expected_gib: float
+    monkeypatch: pytest.MonkeyPatch, free_gib: int, cache_gib: float, frontends: int, expected_gib: float, backing: str
 ) -> None:
-    monkeypatch.setattr(segment, "free_nbytes", lambda: (free_gib * GIB, "here"))
-    assert Settings.from_environment({}).ring_capacity(cache_gib, frontends) == expected_gib * GIB
+    monkeypatch.setattr(room, "filesystem_nbytes", lambda: free_gib * GIB)
+    monkeypatch.setattr(room, "_within_cgroup", lambda *_: (free_gib * GIB, "here"))
+    size = Settings.from_environment({}).input_ring(cache_gib, frontends)
+    assert (size.capacity_nbytes, size.backing) == (expected_gib * GIB, backing)
 
 
 def test_the_capacity_that_was_asked_for_is_taken() -> None:
-    assert Settings.from_environment({"SHMTRANSPORT_CAPACITY": "3 GiB"}).ring_capacity(4.0, 9) == 3 * GIB
+    assert Settings.from_environment({"SHMTRANSPORT_CAPACITY": "3 GiB"}).input_ring(4.0, 9).capacity_nbytes == 3 * GIB
 
 
 LOOK = """

@@ -11,7 +11,6 @@ from typing import Any
 
 from vllm import LLM
 
-from shmtransport import segment
 from shmtransport.demo_vllm.recorder import digest, pixel_digests
 
 JOIN_TIMEOUT_S = 60.0
@@ -139,6 +138,6 @@ def statistics_of(ring: Any) -> dict[str, Any] | None:
 
 def permissions(pid: int, ring_id: str) -> list[str]:
     """With which a process maps the data segments of a ring, each kind once."""
-    name = re.compile(re.escape(segment.prefix(ring_id)) + r"[1-9]")  # 0 is the control segment
+    name = re.compile(rf"shmt-\d+-{ring_id}-[1-9]")  # 0 is the control segment
     lines = Path(f"/proc/{pid}/maps").read_text().splitlines()
     return sorted({line.split()[1] for line in lines if name.search(line)})

@@ -91,10 +91,11 @@ class Link:
 
     def _say_that_it_is_on(self, ring: Ring) -> None:
         logger.info(
-            "shmtransport is on: tensors from %d KiB up go through ring %s in /dev/shm, "
+            "shmtransport is on: tensors from %d KiB up go through ring %s (%s), "
             "at most %.2f GiB; SHMTRANSPORT_ENABLE=0 turns it off",
             self._shared.settings.threshold_nbytes >> 10,
             ring.id[:8],
+            ring.attachment.backing.NAME,
             ring.attachment.capacity_nbytes / (1 << 30),
         )
 

@@ -61,9 +61,13 @@ class ReturnRing:
 
     def _make(self) -> None:
         try:
-            capacity_nbytes, segment_nbytes = self._settings.return_sizes()
+            size = self._settings.return_ring()
             self.consumer.ring = Ring.create(
-                capacity_nbytes, segment=segment_nbytes, on_full="inline", name="EngineCore outputs"
+                size.capacity_nbytes,
+                segment=size.segment_nbytes,
+                backing=size.backing,
+                on_full="inline",
+                name="EngineCore outputs",
             )
         except (ShmTransportError, OSError) as error:
             self._error = str(error)

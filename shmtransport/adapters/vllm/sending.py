@@ -12,7 +12,7 @@ from shmtransport.adapters.vllm.ahead import GrowsAhead
 from shmtransport.adapters.vllm.leaving import Leaving
 from shmtransport.adapters.vllm.rings import KEY
 from shmtransport.adapters.vllm.seams import logger
-from shmtransport.adapters.vllm.settings import BLOCK_TIMEOUT_S, Settings
+from shmtransport.adapters.vllm.settings import BLOCK_TIMEOUT_S, RingSize, Settings
 from shmtransport.errors import ShmTransportError
 from shmtransport.handles import Handle
 from shmtransport.layout import InlineReason
@@ -39,17 +39,17 @@ class SharedRing:
         with self._lock:
             self._users += 1
             try:
-                ring = self.ring or self._create(self.settings.ring_capacity(cache_gib, frontends))
+                ring = self.ring or self._create(self.settings.input_ring(cache_gib, frontends))
             except BaseException:
                 self._users -= 1
                 raise
             return ring
 
-    def _create(self, capacity_nbytes: int) -> Ring:
-        segment_nbytes = self.settings.segment_nbytes
+    def _create(self, size: RingSize) -> Ring:
         ring = Ring.create(
-            capacity_nbytes,
-            segment=segment_nbytes,
+            size.capacity_nbytes,
+            segment=size.segment_nbytes,
+            backing=size.backing,
             on_full=self.settings.on_full,
             timeout_s=BLOCK_TIMEOUT_S,
             name="vLLM frontend",

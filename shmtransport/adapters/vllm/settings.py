@@ -3,11 +3,12 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Self, cast
+from typing import Final, NamedTuple, Self, cast, get_args
 
 from shmtransport import segment
-from shmtransport.config import SEGMENT_UNIT_NBYTES, OnFull, parse_size
+from shmtransport.config import SEGMENT_UNIT_NBYTES, BackingChoice, BackingName, OnFull, parse_size
 from shmtransport.errors import ConfigError
+from shmtransport.segment.backing import Backing
 
 _PREFIX: Final = "SHMTRANSPORT_"
 _SWITCH: Final = {
@@ -47,13 +48,21 @@ def _size(environment: Mapping[str, str], name: str, default: str, smallest: int
     return parse_size(_PREFIX + name, environment.get(_PREFIX + name, default), smallest=smallest)
 
 
+class RingSize(NamedTuple):
+    """What to make a ring of; sizes in bytes."""
+
+    backing: BackingName
+    capacity_nbytes: int
+    segment_nbytes: int
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """The table in docs/vllm.md. Sizes in bytes."""
 
     enabled: bool
     capacity_nbytes: int | None
-    """None: `ring_capacity` chooses."""
+    """None: `input_ring` chooses."""
     segment_nbytes: int
     threshold_nbytes: int
     writable: bool
@@ -63,6 +72,7 @@ class Settings:
     """Whether big tensors in outputs come by handle."""
     log_level: str | None = None
     """None: vLLM's own."""
+    backing: BackingChoice = "auto"
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:
@@ -83,26 +93,33 @@ class Settings:
             writable=_switch(environment, "WRITABLE", "0"),
             on_full=cast(OnFull, _choice(environment, "ON_FULL", "inline", ("inline", "block"))),
             returns=_switch(environment, "RETURN", "1"),
+            backing=cast(BackingChoice, _choice(environment, "BACKING", "auto", get_args(BackingChoice))),
             log_level=_choice(environment, "LOG_LEVEL", "", ("", *_LEVELS)).upper() or None,
         )
 
-    def ring_capacity(self, cache_gib: float, frontends: int) -> int:
-        """Most bytes that one of ``frontends`` processes may take for its ring.
+    def input_ring(self, cache_gib: float, frontends: int) -> RingSize:
+        """For the ring of one of ``frontends`` processes.
 
-        What was asked for; else vLLM's multimodal cache (``cache_gib``: the engine's cache keeps blocks) and a
-        GiB for what is on its way, but at most half of what /dev/shm and the cgroup leave, shared by all.
+        What was asked for; else room for vLLM's multimodal cache (``cache_gib``: the engine's cache keeps blocks)
+        and a GiB for what is on its way, but at most half of what is free, shared by all.
         """
+        frontends = max(frontends, 1)
+        wanted_nbytes = int(max(cache_gib, 0.0) * _GIB) + _GIB
         if self.capacity_nbytes is not None:
-            return self.capacity_nbytes
-        free_nbytes, _ = segment.free_nbytes()
-        wanted = int(max(cache_gib, 0.0) * _GIB) + _GIB
-        return max(min(wanted, free_nbytes // 2 // max(frontends, 1)), SEGMENT_UNIT_NBYTES)
+            return RingSize(self._backing(self.capacity_nbytes).NAME, self.capacity_nbytes, self.segment_nbytes)
+        backing = self._backing(2 * wanted_nbytes * frontends)
+        capacity_nbytes = min(wanted_nbytes, backing.free_nbytes()[0] // 2 // frontends)
+        return RingSize(backing.NAME, max(capacity_nbytes, SEGMENT_UNIT_NBYTES), self.segment_nbytes)
 
-    def return_sizes(self) -> tuple[int, int]:
-        """Capacity and segment of an EngineCore's ring for outputs: 512 MiB in steps of 32 MiB, or what was asked
-        for if that is less, and at most an eighth of what is free."""
-        free_nbytes, _ = segment.free_nbytes()
+    def return_ring(self) -> RingSize:
+        """For an EngineCore's outputs: 512 MiB in steps of 32 MiB, or what was asked for if that is less, and at most
+        an eighth of what is free in /dev/shm. What comes back is its user's to write into, and that rules memfd out."""
+        free_nbytes, _ = segment.BY_NAME["posix"].free_nbytes()
         capacity_nbytes = max(
             min(self.capacity_nbytes or 512 * _MIB, 512 * _MIB, free_nbytes // 8), SEGMENT_UNIT_NBYTES
         )
-        return capacity_nbytes, min(self.segment_nbytes, 32 * _MIB, capacity_nbytes)
+        return RingSize("posix", capacity_nbytes, min(self.segment_nbytes, 32 * _MIB, capacity_nbytes))
+
+    def _backing(self, nbytes: int) -> Backing:
+        """Where so many bytes fit. Sealed segments cannot be mapped writable."""
+        return segment.choose("posix" if self.writable else self.backing, nbytes)
