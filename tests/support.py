@@ -14,6 +14,8 @@ import psutil
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED_MEMORY = Path("/dev/shm")
+BACKING = os.environ.get("SHMTRANSPORT_BACKING", "posix")
+"""Of the rings that tests make without asking for another: the run's."""
 SOCKETS = Path(os.environ.get("SHMTRANSPORT_SOCKET_DIRECTORY", "/tmp"))
 
 

@@ -25,7 +25,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from tests.support import SHARED_MEMORY, running_python, wait_until
+from tests.support import BACKING, running_python, segment_names, wait_until
 
 Kind = Literal["fork", "spawn", "unrelated", "quick"]
 KINDS: tuple[Kind, ...] = ("fork", "spawn", "unrelated")
@@ -35,6 +35,9 @@ _quick = multiprocessing.get_context("forkserver")
 _quick.set_forkserver_preload(["shmtransport", "tests.processes.children"])
 
 DEADLINE_S = 30.0
+
+NAMES = {"posix": 2, "memfd": 1}[BACKING]
+"""That a ring with one data segment has: its segments', or its socket's."""
 
 
 def digest(tensor: object) -> str:
@@ -178,8 +181,8 @@ def child(kind: Kind) -> Iterator[Child]:
 
 
 def names_of(ring_id: str) -> list[str]:
-    """Names of a ring in /dev/shm."""
-    return sorted(path.name for path in SHARED_MEMORY.glob(f"shmt-*-{ring_id}-*"))
+    """Names of a ring's segments in /dev/shm, or of its socket."""
+    return sorted(name for name in segment_names() if ring_id in name)
 
 
 def wait_until_gone(ring_id: str) -> None:

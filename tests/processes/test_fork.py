@@ -20,7 +20,7 @@ import zmq.asyncio
 from shmtransport import Channel, ForkedError, Handle, Reader, Ring, sweep
 from shmtransport.asyncio import Channel as AsyncChannel
 from tests.peers import join_as_if_another_process
-from tests.processes.children import child, digest, names_of, pixels, wait_until_gone
+from tests.processes.children import NAMES, child, digest, names_of, pixels, wait_until_gone
 from tests.support import wait_until
 
 
@@ -218,7 +218,7 @@ def test_a_multiprocessing_child_that_ends_normally_changes_nothing_for_the_pare
     process.join(20)
     assert process.exitcode == 0
     assert [digest(tensor) for tensor in held] == [digest(pixels(seed)) for seed in range(3)]
-    assert len(names_of(ring.id)) == 2
+    assert len(names_of(ring.id)) == NAMES
     assert ring.statistics().blocks == 3
 
 
@@ -240,7 +240,7 @@ def test_a_child_creates_a_ring_and_joins_its_parents_anew(ring: Ring) -> None:
         reader.close()
         assert forked.finish() == 0
     wait_until_gone(own_id)
-    assert len(names_of(ring.id)) == 2
+    assert len(names_of(ring.id)) == NAMES
 
 
 def test_a_fork_in_the_middle_of_other_threads_calls_leaves_both_sides_working(ring: Ring) -> None:
@@ -294,7 +294,7 @@ if forked == 0:
         )
         ring_id, forked = parent.ask("(ring.id, forked)")
         try:
-            assert len(names_of(ring_id)) == 2
+            assert len(names_of(ring_id)) == NAMES
             assert ring_id not in sweep()
             # The child would see the pipe's end; stop it, so that it is alive whatever happens.
             os.kill(forked, signal.SIGSTOP)

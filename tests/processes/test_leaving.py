@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from shmtransport import Ring, sweep
-from tests.processes.children import Child, Kind, child, digest, names_of, pixels, wait_until_gone
+from tests.processes.children import NAMES, Child, Kind, child, digest, names_of, pixels, wait_until_gone
 from tests.support import running_python, wait_until
 
 MIB = 1 << 20
@@ -164,6 +164,7 @@ def test_a_reader_that_closes_in_peace_leaves_the_table(engine: Child) -> None:
         assert ring.reap() == 0
 
 
+@pytest.mark.posix
 def test_the_last_out_of_a_peaceful_end_removes_the_names(engine: Child) -> None:
     with child("quick") as writer:
         writer.run("ring = Ring.create('2MiB'); backed = ring.put(pixels(1))")
@@ -171,7 +172,7 @@ def test_the_last_out_of_a_peaceful_end_removes_the_names(engine: Child) -> None
         peer_id = joined(engine, ring_id)
         engine.run("tensor = reader.open(wire)", wire=writer.ask("bytes(ring.share(backed, p))", p=peer_id))
         assert writer.finish() == 0
-    assert len(names_of(ring_id)) == 2
+    assert len(names_of(ring_id)) == NAMES
     assert engine.ask("digest(tensor)") == digest(pixels(1))
     assert engine.finish() == 0
     wait_until_gone(ring_id)

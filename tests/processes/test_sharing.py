@@ -164,6 +164,7 @@ def test_a_reader_that_writes_in_place_dies_and_the_bytes_stay(ring: Ring) -> No
     assert digest(backed) == digest(source)
 
 
+@pytest.mark.posix  # what is sealed cannot be mapped writable: tests/processes/test_memfd.py
 def test_joined_writable_a_reader_can_write_in_place(ring: Ring, engine: Child) -> None:
     backed = ring.put(torch.zeros(1000))
     engine.run("reader = Reader.join(ring_id, writable=True)", ring_id=ring.id)
