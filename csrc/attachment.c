@@ -165,13 +165,15 @@ static shmt_status inspect(const shmt_attachment *attachment, shmt_found *found,
     const shmt_header *header = (const shmt_header *)page.base;
     /* SYNC A-READY */
     found->version = atomic_load_explicit(&((shmt_header *)page.base)->version, memory_order_acquire);
+    if (found->version == 0) { /* the creator is writing the rest just now */
+        shmt_unmap(&page);
+        return SHMT_NOT_READY;
+    }
     found->magic = header->magic;
     found->signature = header->signature;
     found->features = header->features;
     *entries = header->entries;
-    if (found->version == 0)
-        status = SHMT_NOT_READY;
-    else if (found->magic != SHMT_MAGIC)
+    if (found->magic != SHMT_MAGIC)
         status = SHMT_CORRUPT;
     else if (found->version != SHMT_LAYOUT_VERSION || found->signature != SHMT_SIGNATURE || found->features)
         status = SHMT_MISMATCH;
