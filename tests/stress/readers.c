@@ -148,7 +148,7 @@ static void now_and_then(stress_reader *reader, stress_chance *chance) {
     if (place && one_in(chance, 12)) {
         bool dies = one_in(chance, 2);
         if (place_end(place, dies)) count(dies ? DIED : CLOSED, 1);
-    } else if (place && one_in(chance, 4) && place_enter(place)) {
+    } else if (place && one_in(chance, 2) && place_enter(place)) {
         count(REAPED, shmt_reap(place->attachment));
         place_exit(place);
     } else if (one_in(chance, 8)) {
