@@ -3,6 +3,7 @@
 VENV   := .venv
 BIN    := $(VENV)/bin
 CORE   := shmtransport/_core.abi3.so
+SANITIZED := build/sanitize/$(CORE)
 STAMP  := $(VENV)/.installed
 VLLM_VENV  := .venv-vllm
 VLLM_BIN   := $(VLLM_VENV)/bin
@@ -30,7 +31,7 @@ export CC
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv venv-vllm demo demo-vllm test test-vllm test-vllm-releases lint bench check-tools clean distclean
+.PHONY: help venv venv-vllm demo demo-vllm test test-vllm test-vllm-releases stress sanitize sanitize-full lint bench check-tools clean distclean
 
 help:  ## list what can be made
 	@echo 'make TARGET, where TARGET is one of'
@@ -57,6 +58,17 @@ test-vllm-releases: $(VLLM_RELEASES:%=.venv-vllm-%/.installed) $(CORE)  ## the s
 	@set -e; for release in $(VLLM_RELEASES); do \
 	  echo "== vLLM $$release"; .venv-vllm-$$release/bin/shmtransport demo-vllm --images 1,10 $(ARGS); \
 	done
+
+stress: venv  ## the C core under ThreadSanitizer and AddressSanitizer, up to 16 writers and 16 readers; two minutes
+	@$(BIN)/python -m pytest tests/stress $(ARGS)
+
+# Short: fewer examples of hypothesis, and of tests/processes those that are about the core.
+sanitize: $(SANITIZED) stress  ## the tests on a core with AddressSanitizer and UndefinedBehaviorSanitizer, and stress; five minutes
+	@$(SANITIZE) tests/sanitize tests/unit tests/property tests/processes --short $(ARGS)
+
+sanitize-full: $(SANITIZED) venv  ## the same with every test and ten times the stress; half an hour
+	@SHMTRANSPORT_STRESS_FACTOR=10 $(BIN)/python -m pytest tests/stress
+	@$(SANITIZE) tests/sanitize tests/unit tests/property tests/processes $(ARGS)
 
 lint: venv  ## ruff, mypy --strict, and every C warning as an error
 	$(BIN)/ruff check
@@ -117,6 +129,15 @@ $(CORE): setup.py $(SOURCE) csrc csrc/python | $(STAMP)
 	@echo 'Building $@'
 	@$(BIN)/python setup.py --quiet build_ext --inplace
 	@touch $@
+
+# Beside the ordinary core, which stays as it is.
+$(SANITIZED): setup.py $(SOURCE) csrc csrc/python | $(STAMP)
+	@echo 'Building $@'
+	@SHMTRANSPORT_SANITIZE=address,undefined $(BIN)/python setup.py --quiet build_ext --force \
+	  --build-lib build/sanitize --build-temp build/sanitize/objects
+	@touch $@
+
+SANITIZE = $(BIN)/python -m tests.sanitize.run $(CC)
 
 # A person watches the downloads; a log is told of errors only.
 QUIET = --disable-pip-version-check $(if $(MAKE_TERMOUT),,--quiet --quiet)

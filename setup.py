@@ -3,6 +3,8 @@
 The extension keeps to the limited API of Python 3.11, so that one wheel serves 3.11 and every later version.
 ``SHMTRANSPORT_WERROR=1`` makes every C warning an error; `make lint` sets it. It is off by default because a
 compiler newer than the tested ones may warn about something that is no reason for an installation to fail.
+``SHMTRANSPORT_SANITIZE=address,undefined`` builds it with those sanitizers, which end the process at what they find;
+their runtime has to be preloaded. `make sanitize` does both.
 """
 
 import os
@@ -23,6 +25,14 @@ WARNINGS = (
 ).split()
 if os.environ.get("SHMTRANSPORT_WERROR") == "1":
     WARNINGS.append("-Werror")
+
+SANITIZERS: list[str] = []
+SANITIZERS_LINKED: list[str] = []
+if sanitize := os.environ.get("SHMTRANSPORT_SANITIZE"):
+    SANITIZERS = [f"-fsanitize={sanitize}", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
+    # gcc has a runtime for each, with functions of the same names. UndefinedBehaviorSanitizer's must find its own: with
+    # those of AddressSanitizer it does not write its report where log_path says.
+    SANITIZERS_LINKED = [f"-fsanitize={sanitize}", "-static-libubsan", "-Wl,--exclude-libs,libubsan.a"]
 
 
 class BuildExtension(build_ext):
@@ -45,8 +55,8 @@ core = Extension(
     depends=["setup.py", *sorted(glob("csrc/**/*.h", recursive=True))],
     include_dirs=["csrc"],
     define_macros=[("Py_LIMITED_API", "0x030B0000")],
-    extra_compile_args=["-std=gnu11", "-O2", "-g", "-fvisibility=hidden", "-pthread", *WARNINGS],
-    extra_link_args=["-pthread"],
+    extra_compile_args=["-std=gnu11", "-O2", "-g", "-fvisibility=hidden", "-pthread", *WARNINGS, *SANITIZERS],
+    extra_link_args=["-pthread", *SANITIZERS_LINKED],
     py_limited_api=True,
 )
 

@@ -1,5 +1,6 @@
-/* kernel_order.c - tells ThreadSanitizer what it cannot see: the kernel orders who gives up a lock byte before whoever gets
- * it ("Locks" in docs/memory-model.md). The linker's --wrap puts these in the place of the functions in csrc/locks.c.
+/* kernel_order.c - tells ThreadSanitizer what it cannot see: the kernel orders who gives up a lock byte before whoever
+ * gets it ("Locks" in docs/memory-model.md). The linker's --wrap puts these in the place of the functions in
+ * csrc/locks.c.
  *
  * One order for all bytes, where the kernel has one for each: csrc/locks.c takes every byte under one mutex of the
  * process anyway, so nothing more is hidden than that mutex hides. */
@@ -11,8 +12,10 @@ shmt_status __real_shmt_lock_hold(const shmt_file *file, uint32_t index, shmt_lo
 shmt_status __wrap_shmt_lock_hold(const shmt_file *file, uint32_t index, shmt_lock *lock);
 void __real_shmt_lock_release(shmt_lock *lock);
 void __wrap_shmt_lock_release(shmt_lock *lock);
-shmt_status __real_shmt_lock_during(const shmt_file *file, uint32_t first, uint32_t count, void (*work)(void *), void *context);
-shmt_status __wrap_shmt_lock_during(const shmt_file *file, uint32_t first, uint32_t count, void (*work)(void *), void *context);
+shmt_status __real_shmt_lock_during(const shmt_file *file, uint32_t first, uint32_t count, void (*work)(void *),
+                                    void *context);
+shmt_status __wrap_shmt_lock_during(const shmt_file *file, uint32_t first, uint32_t count, void (*work)(void *),
+                                    void *context);
 
 static char bytes;
 
@@ -39,7 +42,8 @@ static void work_in_order(void *context) {
     __tsan_release(&bytes);
 }
 
-shmt_status __wrap_shmt_lock_during(const shmt_file *file, uint32_t first, uint32_t count, void (*work)(void *), void *context) {
+shmt_status __wrap_shmt_lock_during(const shmt_file *file, uint32_t first, uint32_t count, void (*work)(void *),
+                                    void *context) {
     ordered_work ordered = {work, context};
     return __real_shmt_lock_during(file, first, count, work_in_order, &ordered);
 }

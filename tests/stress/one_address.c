@@ -1,6 +1,6 @@
-/* one_address.c - takes the place of csrc/mapping.c for ThreadSanitizer: all attachments of this process see a segment at
- * one address, since ThreadSanitizer knows a byte by its address. So the reader's load and the writer's store of one byte
- * meet, and only the core's own atomics order them. Writable for all: a load is a load.
+/* one_address.c - takes the place of csrc/mapping.c for ThreadSanitizer: all attachments of this process see a segment
+ * at one address, since ThreadSanitizer knows a byte by its address. So the reader's load and the writer's store of one
+ * byte meet, and only the core's own atomics order them. Writable for all: a load is a load.
  *
  * The table has a lock that ThreadSanitizer does not see, for the reason that mail.c gives. mmap goes round the
  * interceptor, which would count as a write into the whole segment. */

@@ -13,7 +13,8 @@ stress_place *place_new(shmt_attachment *attachment, uint32_t writer, uint64_t l
     made->writer = writer;
     made->life = life;
     made->older = atomic_load_explicit(&places, memory_order_relaxed);
-    while (!atomic_compare_exchange_weak_explicit(&places, &made->older, made, memory_order_relaxed, memory_order_relaxed)) {}
+    while (!atomic_compare_exchange_weak_explicit(&places, &made->older, made, memory_order_relaxed,
+                                                  memory_order_relaxed)) {}
     return made;
 }
 
@@ -61,8 +62,8 @@ void held_end(stress_held *held) {
     held->place = NULL;
 }
 
-/* Ends that come later, as those of leases that wait for a GPU event do. A list of each thread: one for all would have a
- * mutex, and order threads that have nothing to do with each other. */
+/* Ends that come later, as those of leases that wait for a GPU event do. A list of each thread: one for all would have
+ * a mutex, and order threads that have nothing to do with each other. */
 typedef struct deferred {
     shmt_attachment *attachment;
     uint32_t entry, generation;

@@ -1,4 +1,5 @@
-/* readers.c - a reader's life: joins every ring, opens what comes, checks it, holds it, sends it on; reaps, closes, dies. */
+/* readers.c - a reader's life: joins every ring, opens what comes, checks it, holds it, sends it on; reaps, closes,
+ * dies. */
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -11,8 +12,9 @@ static bool map_segment(stress_place *place, uint32_t number) {
     if (fd < 0) return false;
     uint64_t nbytes = atomic_load_explicit(&place->attachment->segment_nbytes[number], memory_order_relaxed);
     if (fstat(fd, &facts) != 0 || (uint64_t)facts.st_size != nbytes) broken("segment %u is not as published", number);
-    if (shmt_add_segment(place->attachment, number, fd, nbytes, false) != SHMT_OK) broken("a segment could not be mapped");
+    shmt_status status = shmt_add_segment(place->attachment, number, fd, nbytes, false);
     close(fd);
+    if (status != SHMT_OK) broken("mapping a segment answered %d", (int)status);
     count(MAPPED, 1);
     return true;
 }

@@ -1,8 +1,9 @@
-/* sharing.c - a handle of what is held to one reader or to several by one ticket: sent, sent twice, lost, taken back. */
+/* sharing.c - a handle of what is held, to one reader or to several by one ticket: sent, doubled, lost, taken back. */
 #include "stress.h"
 
 /* Readers that can be addressed in this ring, `most` at most, from one drawn at random on. */
-static uint32_t choose(const stress_place *place, stress_chance *chance, uint32_t most, uint32_t *chosen, shmt_peer_id *ids) {
+static uint32_t choose(const stress_place *place, stress_chance *chance, uint32_t most, uint32_t *chosen,
+                       shmt_peer_id *ids) {
     uint32_t length = 0, first = (uint32_t)draw(chance, readers);
     for (uint32_t i = 0; i < readers && length < most; i++) {
         uint32_t number = (first + i) % readers;

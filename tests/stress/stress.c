@@ -21,9 +21,9 @@
 #define SETTLING_NS 20000000000ll /* what the end of a run may take */
 
 static const char *const event_names[EVENTS] = {
-    "blocks",   "large",  "opened", "stale",  "again", "shared",  "broadcast",    "forwarded", "revoked",
-    "lost",     "doubled", "grown", "mapped", "full",  "waited",  "closed",       "died",      "reaped",
-    "rings",    "writers_died", "deferred", "handed_over", "not_joined", "refused_joins", "sweeps",
+    "blocks", "large", "opened", "stale", "again", "shared", "broadcast", "forwarded", "revoked", "lost", "doubled",
+    "grown", "mapped", "full", "waited", "closed", "died", "reaped", "rings", "writers_died", "deferred",
+    "handed_over", "not_joined", "refused_joins", "sweeps",
 };
 
 _Atomic uint64_t events[EVENTS];
@@ -66,7 +66,8 @@ void ring_prefix(char prefix[SHMT_PREFIX_NBYTES], uint32_t writer, uint64_t life
     uint8_t id[16];
     ring_id(id, writer, life);
     int length = snprintf(prefix, SHMT_PREFIX_NBYTES, "shmt-%u-", (unsigned)geteuid());
-    for (int i = 0; i < 16; i++) length += snprintf(prefix + length, SHMT_PREFIX_NBYTES - (size_t)length, "%02x", id[i]);
+    for (int i = 0; i < 16; i++)
+        length += snprintf(prefix + length, SHMT_PREFIX_NBYTES - (size_t)length, "%02x", id[i]);
     snprintf(prefix + length, SHMT_PREFIX_NBYTES - (size_t)length, "-");
 }
 
@@ -81,7 +82,8 @@ static uint32_t entries_of(const char *folder, const char *beginning) {
     uint32_t found = 0;
     DIR *names = opendir(folder);
     if (!names) broken("no %s", folder);
-    for (struct dirent *item; (item = readdir(names));) found += strncmp(item->d_name, beginning, strlen(beginning)) == 0;
+    for (struct dirent *item; (item = readdir(names));)
+        found += strncmp(item->d_name, beginning, strlen(beginning)) == 0;
     closedir(names);
     return found;
 }
@@ -117,8 +119,8 @@ static void check_ring(uint32_t writer) {
         shmt_room_now(attachment, &room);
         if (!open && !room.used_nbytes && !room.live && room.largest_nbytes <= room.total_nbytes) return;
         if (shmt_now_ns() > until)
-            broken("writer %u: left are %llu bytes, %u blocks, %u tickets", writer, (unsigned long long)room.used_nbytes,
-                   room.live, open);
+            broken("writer %u: left are %llu bytes, %u blocks, %u tickets", writer,
+                   (unsigned long long)room.used_nbytes, room.live, open);
         pause_briefly();
     }
 }
@@ -134,8 +136,8 @@ static void check_nothing_left(uint32_t descriptors) {
 }
 
 static void print_events(double seconds) {
-    printf("{\"writers\": %u, \"readers\": %u, \"seed\": %llu, \"seconds\": %.2f", writers, readers, (unsigned long long)seed,
-           seconds);
+    printf("{\"writers\": %u, \"readers\": %u, \"seed\": %llu, \"seconds\": %.2f", writers, readers,
+           (unsigned long long)seed, seconds);
     for (int i = 0; i < EVENTS; i++) printf(", \"%s\": %llu", event_names[i], (unsigned long long)events[i]);
     printf("}\n");
 }

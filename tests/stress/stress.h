@@ -1,4 +1,4 @@
-/* stress.h - writers and readers, many threads each, on the pure C core; every byte checked, everything back at the end.
+/* stress.h - writers and readers, many threads each, on the pure C core; each byte checked, everything back at the end.
  *
  *     stress.c        the run: starts them, waits, checks that nothing is left
  *     writers.c       a writer's life: rings one after another, blocks, growth
@@ -86,8 +86,9 @@ typedef struct stress_reader {
 
 /* What happened, so that a run in which something never happened is seen. */
 enum event {
-    BLOCKS, LARGE, OPENED, STALE, AGAIN, SHARED, BROADCAST, FORWARDED, REVOKED, LOST, DOUBLED, GROWN, MAPPED, FULL, WAITED,
-    CLOSED, DIED, REAPED, RINGS, WRITERS_DIED, DEFERRED, HANDED_OVER, NOT_JOINED, REFUSED_JOINS, SWEEPS, EVENTS
+    BLOCKS, LARGE, OPENED, STALE, AGAIN, SHARED, BROADCAST, FORWARDED, REVOKED, LOST, DOUBLED, GROWN, MAPPED, FULL,
+    WAITED, CLOSED, DIED, REAPED, RINGS, WRITERS_DIED, DEFERRED, HANDED_OVER, NOT_JOINED, REFUSED_JOINS, SWEEPS,
+    EVENTS
 };
 extern _Atomic uint64_t events[EVENTS];
 void count(enum event event, uint64_t times);

@@ -1,8 +1,8 @@
 """The stress finds what it is for: with one order, lock, bound or free taken out of the core, its sanitizer reports.
 
 What ThreadSanitizer cannot find: an order that another one covers (B-PUT and B-SHARE alone, since every open also
-acquires the ticket), and one between words that are all atomic, where nothing plain races (D-SEGMENT, E-JOIN, F-TICKET).
-Those are for the models (docs/model).
+acquires the ticket), and one between words that are all atomic (D-SEGMENT, E-JOIN, F-TICKET), since nothing plain races
+there. Those are for the models (docs/model).
 """
 
 from pathlib import Path
@@ -11,7 +11,10 @@ import pytest
 
 from tests.stress.building import FOUND, Change, Form, build_changed, run
 
-RELEASE_OF_SHARE = "shmt_bit(attachment->index), memory_order_release);\n    atomic_store_explicit(word, shmt_word(sequence, mask), memory_order_release)"  # noqa: E501
+RELEASE_OF_SHARE = (
+    "shmt_bit(attachment->index), memory_order_release);\n"
+    "    atomic_store_explicit(word, shmt_word(sequence, mask), memory_order_release)"
+)
 LOCK = "pthread_mutex_lock(&attachment->mutex);"
 UNLOCK = "pthread_mutex_unlock(&attachment->mutex);"
 

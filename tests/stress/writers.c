@@ -11,8 +11,9 @@ static void add_segment(stress_place *place) {
         uint64_t nbytes = number == 1 ? LARGE_NBYTES * 2 : SEGMENT_NBYTES;
         int fd = open_segment(place->writer, place->life, number + 1, true);
         if (fd < 0 || posix_fallocate(fd, 0, (off_t)nbytes) != 0) broken("no segment");
-        if (shmt_add_segment(place->attachment, number, fd, nbytes, true) != SHMT_OK) broken("a segment could not be added");
+        shmt_status status = shmt_add_segment(place->attachment, number, fd, nbytes, true);
         close(fd);
+        if (status != SHMT_OK) broken("adding a segment answered %d", (int)status);
         if (number) count(GROWN, 1);
     }
     pthread_mutex_unlock(&rings[place->writer].growth);
@@ -26,7 +27,7 @@ static void create(uint32_t writer, uint64_t life, stress_chance *chance) {
                             .entries = ENTRIES,
                             .capacity_nbytes = SEGMENT_NBYTES * (uint64_t)SEGMENTS_MOST + 2 * LARGE_NBYTES,
                             .segment_nbytes = SEGMENT_NBYTES};
-        shmt_peer peer = {.id_low = draw(chance, UINT64_MAX), .id_high = draw(chance, UINT64_MAX) | 1, .name = "writer"};
+        shmt_peer peer = {.id_high = draw(chance, UINT64_MAX) | 1, .name = "writer"};
         shmt_attachment *attachment;
         ring_prefix(prefix, writer, life);
         ring_id(shape.ring_id, writer, life);
