@@ -9,11 +9,18 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 FOLDER_VARIABLE = "SHMTRANSPORT_SANITIZER_REPORTS"
 LEAK = re.compile(r"^(?:Direct|Indirect) leak of .*\n(?: +#.*\n)*", re.M)
 OURS = re.compile(r"/csrc/|_core\.abi3\.so")
+
+SHORT_EXAMPLES = 40
+"""With ``--short``, the most examples of a hypothesis test."""
+
+MEASURES = {"test_memory_descriptors_mappings_and_names_stay_as_they_are_over_60_000_rounds"}
+"""Left out: AddressSanitizer keeps what was freed, so a process's memory grows, and this is about just that."""
 
 
 def environment(folder: Path, preloaded: list[Path], *, python: Path) -> dict[str, str]:
@@ -60,6 +67,27 @@ def no_sanitizer_reports() -> Iterator[None]:
     new = {name: text for name, text in reports(folder).items() if before.get(name) != text}
     if new:
         pytest.fail("\n".join(new.values()), pytrace=False)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--short", action="store_true", help=f"{SHORT_EXAMPLES} examples of a hypothesis test at most")
+
+
+def fewer_examples(names: dict[str, object]) -> None:
+    """Whatever among ``names`` are settings of hypothesis."""
+    for name, value in list(names.items()):
+        if isinstance(value, hypothesis.settings) and value.max_examples > SHORT_EXAMPLES:
+            names[name] = hypothesis.settings(value, max_examples=SHORT_EXAMPLES)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    config.hook.pytest_deselected(items=[item for item in items if item.name in MEASURES])
+    items[:] = [item for item in items if item.name not in MEASURES]
+    if config.option.short:
+        for item in items:
+            if isinstance(item, pytest.Function):
+                fewer_examples(vars(item.obj))  # where @settings keeps them
+                fewer_examples(vars(item.module))  # for state machines
 
 
 def pytest_report_header() -> str:

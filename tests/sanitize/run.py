@@ -1,17 +1,17 @@
 """Runs pytest with the sanitized core, in this process's place and in all its children's: `make sanitize`.
 
-Arguments are pytest's. Exit status 1 also if pytest is content and any process wrote a report, be it at its very end.
+Arguments are the C compiler and pytest's. Exit status 1 also if pytest is content and any process wrote a report, be it
+at its very end.
 """
 
-import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from tests.sanitize.reports import environment, reports
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDER = ROOT / "build" / "sanitize" / "reports"
 PRELOADED = ROOT / "tests" / "sanitize" / "preloaded"
 
 
@@ -22,21 +22,23 @@ def runtimes(compiler: str) -> list[Path]:
         done = subprocess.run([compiler, f"-print-file-name={name}"], capture_output=True, text=True, check=True)
         path = Path(done.stdout.strip())
         if not path.is_absolute():
-            sys.exit(f"make sanitize needs {name}, which {compiler} does not have: install gcc's own (apt install gcc)")
+            sys.exit(f"make sanitize needs {name}, which {compiler} does not have (Debian, Ubuntu: apt install gcc)")
         found.append(path.resolve())
     return found
 
 
 def main(compiler: str, *arguments: str) -> int:
-    shutil.rmtree(FOLDER, ignore_errors=True)
-    FOLDER.mkdir(parents=True)
-    command = [sys.executable, "-m", "pytest", "-p", "tests.sanitize.reports", *arguments]
-    status = subprocess.run(
-        command, env=environment(FOLDER, runtimes(compiler), python=PRELOADED), cwd=ROOT, check=False
-    ).returncode
-    found = reports(FOLDER)
-    for name, text in found.items():
-        print(f"== {name}\n{text}", file=sys.stderr)
+    # Everything takes several times as long, the start of a child above all.
+    command = [sys.executable, "-m", "pytest", "-p", "tests.sanitize.reports", "--timeout=300", *arguments]
+    with tempfile.TemporaryDirectory(prefix="shmtransport-sanitize-") as name:
+        folder = Path(name)
+        sanitized = environment(folder, runtimes(compiler), python=PRELOADED)
+        status = subprocess.run(command, env=sanitized, cwd=ROOT, check=False).returncode
+        found = reports(folder)
+    for text in found.values():
+        print(text, file=sys.stderr)
+    if found:
+        print(f"{len(found)} processes wrote a sanitizer's report", file=sys.stderr)
     return status or bool(found)
 
 

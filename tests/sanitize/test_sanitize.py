@@ -6,11 +6,13 @@ import signal
 import subprocess
 from pathlib import Path
 
+import hypothesis
+import hypothesis.strategies
 import pytest
 
 from tests.processes.children import KINDS, Kind, child
 from tests.sanitize.preloaded.sitecustomize import CORE
-from tests.sanitize.reports import environment, reports
+from tests.sanitize.reports import SHORT_EXAMPLES, environment, fewer_examples, reports
 from tests.support import running_python
 
 BROKEN = """
@@ -66,3 +68,16 @@ def test_a_leak_in_a_child_is_found_if_it_is_ours(
     status, found = call_broken("leaks(4096)", tmp_path / folder / "broken.c", monkeypatch)
     assert status == 0
     assert bool([text for text in found.values() if "leak of 4096 byte(s)" in text]) == is_ours
+
+
+def test_fewer_examples_reach_a_decorated_test_and_the_settings_of_a_state_machine() -> None:
+    @hypothesis.settings(max_examples=500)
+    @hypothesis.given(hypothesis.strategies.none())
+    def decorated(value: None) -> None: ...
+
+    names: dict[str, object] = {"SETTINGS": hypothesis.settings(max_examples=600), "other": 1}
+    fewer_examples(names)
+    fewer_examples(vars(decorated))
+    assert names["other"] == 1
+    changed = [names["SETTINGS"], *vars(decorated).values()]
+    assert [value.max_examples for value in changed if isinstance(value, hypothesis.settings)] == [SHORT_EXAMPLES] * 2
