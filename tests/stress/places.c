@@ -40,6 +40,11 @@ bool place_end(stress_place *place, bool dies) {
     return !was_over;
 }
 
+void sweep_after_the_dead(void) {
+    for (stress_place *each = places; each; each = each->older)
+        if (each->dead) sweep(each->writer, each->life);
+}
+
 void places_free(void) {
     for (stress_place *each = places, *older; each; each = older) {
         older = each->older;

@@ -130,7 +130,7 @@ static void use(stress_reader *reader, stress_held *held, stress_chance *chance)
     }
 }
 
-static void sweep(uint32_t writer, uint64_t life) {
+void sweep(uint32_t writer, uint64_t life) {
     char prefix[SHMT_PREFIX_NBYTES];
     shmt_file file;
     int fd = open_segment(writer, life, 0, false);

@@ -174,6 +174,7 @@ int main(int argc, char **argv) {
     }
     for (uint32_t w = 0; w < writers; w++) check_ring(w);
     for (uint32_t w = 0; w < writers; w++) place_end(rings[w].place, false);
+    sweep_after_the_dead();
     check_nothing_left(descriptors);
     places_free();
     print_events((double)(shmt_now_ns() - began) / 1e9);

@@ -113,6 +113,8 @@ bool place_enter(stress_place *place); /* false: it is over */
 void place_exit(stress_place *place);
 bool place_end(stress_place *place, bool dies); /* false: it was over already */
 void places_free(void);
+void sweep(uint32_t writer, uint64_t life);
+void sweep_after_the_dead(void); /* if the last one out of a ring has died, its names wait for a sweep */
 void held_check(const stress_held *held); /* each byte, unless its place has died */
 void held_end(stress_held *held);
 void ends_may_come_later(shmt_attachment *attachment); /* before its first lease */
