@@ -132,6 +132,8 @@ static shmt_status create(shmt_attachment *attachment, const shmt_shape *shape, 
     header->segment_nbytes = shape->segment_nbytes;
     header->control_nbytes = shmt_control_nbytes(shape->entries);
     header->created_ns = realtime_ns();
+    attachment->capacity_nbytes = shape->capacity_nbytes;
+    attachment->ordinary_nbytes = shape->segment_nbytes;
     sign_row(attachment, peer);
     see_epochs(attachment);
     return SHMT_OK;
@@ -210,6 +212,8 @@ static shmt_status join(shmt_attachment *attachment, const shmt_peer *peer, shmt
         return SHMT_GONE;
     }
     if ((status = map_control(attachment, entries)) != SHMT_OK) return status;
+    attachment->capacity_nbytes = attachment->header->capacity_nbytes;
+    attachment->ordinary_nbytes = attachment->header->segment_nbytes;
     shmt_clear_everywhere(attachment, attachment->index);
     wipe_tickets(attachment);
     sign_row(attachment, peer);
@@ -256,6 +260,7 @@ shmt_status shmt_add_segment(shmt_attachment *attachment, uint32_t number, int f
             atomic_store_explicit(&attachment->segment_nbytes[number], nbytes, memory_order_relaxed);
             /* SYNC D-SEGMENT: an entry that names this segment is stored only after its size. */
             atomic_store_explicit(&attachment->header->segments, number + 1, memory_order_release);
+            attachment->segments_length = number + 1;
             SHMT_KILL_POINT("grow.published");
         }
     }
