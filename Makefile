@@ -52,7 +52,7 @@ test-hostile: venv  ## attacks on handles, messages, control pages and names, so
 	@$(BIN)/python -m pytest tests/hostile $(ARGS)
 
 test-hostile-full: venv  ## the same in full: every word with every byte value; the better part of an hour
-	@$(BIN)/python -m pytest tests/hostile --full $(ARGS)
+	@$(BIN)/python -m pytest tests/hostile --full -s -o faulthandler_timeout=0 $(ARGS)
 
 venv-vllm: $(VLLM_STAMP) $(CORE)  ## make .venv-vllm with vLLM's CPU build, or bring it up to date
 

@@ -269,13 +269,14 @@ def overwrite(attacks: list[tuple[int, int]], first: int, mark: Mark) -> Outcome
 
 
 def campaign(
-    attacks: Iterable[tuple[int, int]], *, at_once: int = 2048, most_breaches: int = 20
+    attacks: Iterable[tuple[int, int]], *, at_once: int = 4096, most_breaches: int = 20
 ) -> tuple[Outcome, list[Breach]]:
     """Every attack, ``at_once`` in a child; after a breach it goes on with the next word."""
     outcome: Outcome = Counter()
     breaches: list[Breach] = []
     todo = list(attacks)
     while todo and len(breaches) < most_breaches:
+        print(f"{len(todo)} words and values to go, {len(breaches)} got through", flush=True)
         now, todo = todo[:at_once], todo[at_once:]
         try:
             outcome += trial(lambda mark, now=now: overwrite(now, 0, mark))  # type: ignore[misc]
