@@ -91,8 +91,8 @@ def decode(body: bytes | memoryview, frames: list[memoryview], open_handle: Open
     or `numpy.ndarray` fields).
 
     Raises what ``open_handle`` raises, `HandleError` for a message that contradicts itself. Leases opened
-    before a failure end with the tensors that are dropped by it. Each frame is one tensor's: a second reference to it is
-    refused, so that what is received cannot take many times the memory of what was sent.
+    before a failure end with the tensors that are dropped by it. Each frame is one tensor's: a second reference to
+    it is refused, so that what is received cannot take many times the memory of what was sent.
     """
     unread = dict(enumerate(frames))
 

@@ -1,14 +1,14 @@
 """Attack: messages of a channel, mutated, recombined, truncated and made up, and bodies that ask for too much.
 
-The attacker can send to a socket of a channel, whatever and as often as it likes. It knows the protocol and has listened
-to a genuine conversation. It has joined no ring.
+The attacker can send to a socket of a channel, whatever and as often as it likes. It knows the protocol and has
+listened to a genuine conversation. It has joined no ring.
 
 The victim is the state behind both kinds of channel (`exchange.Exchange`), which never sees a socket. It hears what
 comes and takes what it has heard. Each time it must get
 
     an object                        of whatever content: who may send may send that
-    or a typed error, from `take`    HandleError, LayoutMismatchError, StaleHandleError, msgspec's ValidationError; never
-                                     from `hear`, which runs in sends as well
+    or a typed error, from `take`    HandleError, LayoutMismatchError, StaleHandleError, msgspec's ValidationError;
+                                     never from `hear`, which runs in sends as well
 
 in memory that is in proportion to what was sent. Afterwards the genuine peer is understood as before, no lease is left
 that nobody has, and nothing has grown that is kept for longer than a message.
@@ -16,7 +16,7 @@ that nobody has, and nothing has grown that is kept for longer than a message.
 
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -24,13 +24,14 @@ import msgspec
 import numpy as np
 import torch
 
-from shmtransport import Handle, Ring
-from shmtransport.exchange import Exchange, Frames
+from shmtransport import Handle, HandleError, LayoutMismatchError, Ring, StaleHandleError
+from shmtransport.exchange import Exchange
 from shmtransport.messages import AGAIN, JOINED, REFUSED, RING, Answer, Host, Introduction, envelope
 from tests.hostile.trials import Mark, Outcome, attempt, trial
 from tests.peers import join_as_if_another_process
 
 PEER: Final = b"peer"
+ANSWERS: Final = (HandleError, LayoutMismatchError, StaleHandleError, msgspec.ValidationError)
 SAMPLE: Final = {
     "name": "astronaut", "sizes": [1, 2.5, None, True, -(1 << 40)], "raw": b"abc" * 9, "scalar": np.float32(0.5),
     "pixels": torch.arange(6, dtype=torch.int16).view(2, 3), "mask": np.ones((2, 2), np.bool_),
@@ -39,14 +40,15 @@ SAMPLE: Final = {
 
 # Pieces of msgpack that open what nothing closes, lie about their length, or are extensions of ours without content.
 TOKENS: Final = (
-    b"\x80", b"\x81", b"\x8f", b"\x90", b"\x91", b"\x9f", b"\xa0", b"\xa1", b"\xbf", b"\xc0", b"\xc1", b"\xc2", b"\xc3",
-    b"\xc4\xff", b"\xc5\xff\xff", b"\xc6\xff\xff\xff\xff", b"\xc7\x04\x01", b"\xc7\xff\x02", b"\xc8\xff\xff\x03",
-    b"\xc9\xff\xff\xff\xff\x04", b"\xca\x7f\xc0\x00\x00", b"\xcb\xff\xff\xff\xff\xff\xff\xff\xff",
-    b"\xcf\xff\xff\xff\xff\xff\xff\xff\xff", b"\xd3\x80\x00\x00\x00\x00\x00\x00\x00", b"\xd4\x01\x00", b"\xd5\x02\x00\x00",
-    b"\xd6\x03\x00\x00\x00\x00", b"\xd6\xff\xff\xff\xff\xff", b"\xd7\x04" + bytes(8), b"\xd8\x05" + bytes(16),
-    b"\xd9\xff", b"\xd9\x02\xff\xfe", b"\xda\xff\xff", b"\xdb\xff\xff\xff\xff", b"\xdc\xff\xff", b"\xdd\xff\xff\xff\xff",
-    b"\xde\xff\xff", b"\xdf\xff\xff\xff\xff", b"\xe0", b"\xff", b"\x7f", b"\xb5\x01", b"\xb6\x01",
-    b"\xa7ring_id", b"\xa4host", b"\xa7peer_id", b"\xa6reason", b"\xd9\x20" + b"0" * 32,
+    b"\x80", b"\x81", b"\x8f", b"\x90", b"\x91", b"\x9f", b"\xa0", b"\xa1", b"\xbf", b"\xc0", b"\xc1", b"\xc2",
+    b"\xc3", b"\xc4\xff", b"\xc5\xff\xff", b"\xc6\xff\xff\xff\xff", b"\xc7\x04\x01", b"\xc7\xff\x02",
+    b"\xc8\xff\xff\x03", b"\xc9\xff\xff\xff\xff\x04", b"\xca\x7f\xc0\x00\x00",
+    b"\xcb\xff\xff\xff\xff\xff\xff\xff\xff", b"\xcf\xff\xff\xff\xff\xff\xff\xff\xff",
+    b"\xd3\x80\x00\x00\x00\x00\x00\x00\x00", b"\xd4\x01\x00", b"\xd5\x02\x00\x00", b"\xd6\x03\x00\x00\x00\x00",
+    b"\xd6\xff\xff\xff\xff\xff", b"\xd7\x04" + bytes(8), b"\xd8\x05" + bytes(16), b"\xd9\xff", b"\xd9\x02\xff\xfe",
+    b"\xda\xff\xff", b"\xdb\xff\xff\xff\xff", b"\xdc\xff\xff", b"\xdd\xff\xff\xff\xff", b"\xde\xff\xff",
+    b"\xdf\xff\xff\xff\xff", b"\xe0", b"\xff", b"\x7f", b"\xb5\x01", b"\xb6\x01", b"\xa7ring_id", b"\xa4host",
+    b"\xa7peer_id", b"\xa6reason", b"\xd9\x20" + b"0" * 32,
 )  # fmt: skip
 
 
@@ -77,7 +79,7 @@ class Victim:
         by_handle.revoke([PEER])
         self.exchange.outbox.clear()
 
-    def hears(self, frames: Frames) -> bool:
+    def hears(self, frames: Sequence[bytes | memoryview]) -> bool:
         """Whether a genuine message is understood."""
         self.exchange.hear(PEER, [memoryview(frame) for frame in frames])
         return all(isinstance(self.exchange.take(Any)[1], dict) for _ in range(len(self.exchange.inbox)))
@@ -94,9 +96,8 @@ class Victim:
 
     def _sizes(self) -> int:
         state = self.exchange._peers[PEER]
-        return sum(
-            map(len, (self.exchange._peers, self.exchange._readers, state.joined, state.refused, state.introduced))
-        )
+        kept = len(self.exchange._peers) + len(self.exchange._readers)
+        return kept + len(state.joined) + len(state.refused) + len(state.introduced)
 
     def check(self) -> None:
         """As if nothing had happened; an AGAIN may have had the ring introduced once more."""
@@ -122,7 +123,7 @@ def victim() -> Iterator[Victim]:
 
 
 def messages(genuine: list[list[bytes]], seed: int, count: int) -> Iterator[list[bytes]]:
-    """``count`` of them: mutated, with frames lost, doubled or exchanged, cut, spliced, or strung together from tokens."""
+    """``count`` of them: mutated, frames lost, doubled or exchanged, cut, spliced, or strung together from tokens."""
     chance = np.random.default_rng(seed)
     draws = chance.integers(0, 1 << 32, (count, 16))
     heads = [frames[0][:3] for frames in genuine]
@@ -146,8 +147,8 @@ def messages(genuine: list[list[bytes]], seed: int, count: int) -> Iterator[list
         elif way == 6:
             frames = [frames[0], *(frames[value % len(frames)] for value in draw[2 : 2 + draw[14] % 4])]
         else:
-            body = b"".join(TOKENS[value % len(TOKENS)] for value in draw[2 : 3 + draw[15] % 12])
-            frames = [heads[draw[14] % len(heads)] + body, *frames[1:]]
+            tokens = [TOKENS[value % len(TOKENS)] for value in draw[2 : 3 + draw[15] % 12]]
+            frames = [b"".join([heads[draw[14] % len(heads)], *tokens]), *frames[1:]]
         yield frames
 
 

@@ -5,6 +5,7 @@ socket in tests/unit/test_refusals.py.
 """
 
 import asyncio
+import contextlib
 import random
 import resource
 from collections import Counter
@@ -16,14 +17,14 @@ import torch
 import zmq
 import zmq.asyncio
 
-from shmtransport import Channel, Handle, HandleError, Ring, ShmTransportError
+from shmtransport import Channel, Handle, HandleError, Ring
 from shmtransport.asyncio import Channel as AsyncChannel
 from shmtransport.exchange import Exchange
 from shmtransport.messages import AGAIN, JOINED, OBJECT, REFUSED, RING, Answer, envelope
 from tests.hostile import socket_garbage
 from tests.hostile.conftest import Record
 from tests.hostile.socket_garbage import PEER, greedy, messages, victim
-from tests.hostile.trials import Mark, Outcome, attempt, trial
+from tests.hostile.trials import Mark, Outcome, trial
 
 ALLOWED_NBYTES = 256 << 20
 
@@ -36,7 +37,7 @@ def test_no_message_escapes_from_hearing_nor_comes_out_of_taking_untyped(
     outcome = socket_garbage.campaign(rng.randrange(1 << 32), count)
     record(count, outcome)
     assert outcome["fine"] > 0
-    assert set(outcome) <= {"fine", "HandleError", "LayoutMismatchError", "StaleHandleError", "ValidationError"}
+    assert set(outcome) <= {"fine", *(error.__name__ for error in socket_garbage.ANSWERS)}
 
 
 def size_of_this_process() -> int:
@@ -115,7 +116,6 @@ def genuine_messages() -> list[list[bytes]]:
 
 def test_garbage_through_a_socket_leaves_the_channel_working(tmp_path: Path, rng: random.Random) -> None:
     garbage = [*messages(genuine_messages(), rng.randrange(1 << 32), 800), [b""], [b"", b""], [b"\xb7"], [b"\xb7\x01"]]
-    outcome: Outcome = Counter()
     with (
         zmq.Context() as context,
         context.socket(zmq.ROUTER) as router,
@@ -131,14 +131,10 @@ def test_garbage_through_a_socket_leaves_the_channel_working(tmp_path: Path, rng
             dealer.send_multipart(frames)
         with Channel(dealer) as sane:
             sane.send("the end")
-            for _ in range(len(garbage) + 1):
-                got = None
-                with attempt(outcome, msgspec.ValidationError):
+            got = None
+            while got != "the end":
+                with contextlib.suppress(*socket_garbage.ANSWERS):
                     got = channel.recv(timeout_s=20)
-                if got == "the end":
-                    break
-            assert got == "the end"
-    assert outcome["HandleError"] > 100
 
 
 def test_garbage_through_a_socket_leaves_the_asyncio_channel_working(tmp_path: Path, rng: random.Random) -> None:
@@ -161,9 +157,7 @@ def test_garbage_through_a_socket_leaves_the_asyncio_channel_working(tmp_path: P
                 async with AsyncChannel(router) as channel:
                     got = None
                     while got != "the end":
-                        try:
+                        with contextlib.suppress(*socket_garbage.ANSWERS):
                             got = await channel.recv(timeout_s=20)
-                        except (ShmTransportError, msgspec.ValidationError) as error:
-                            assert not isinstance(error, TimeoutError)
 
     asyncio.run(listen())
