@@ -41,10 +41,12 @@ VALUES: Final = 256
 SEGMENT_NBYTES: Final = 65536
 TICKETS_OFFSET: Final = layout.ENTRIES_OFFSET - 8 * layout.INDICES * layout.TICKETS
 
-# Every how many values of a word the ring is also filled to the brim, grown, and waited for; and how often another
-# reader joins and leaves again, if the word is none that anybody reads.
-_FILL_EVERY: Final = 64
-_JOIN_EVERY: Final = 32
+# With every value of a word a tensor is put, shared, opened and released. If the word is none that anybody reads, the
+# rest is done with some of its values only: every how many
+_WHOLE_EVERY: Final = 16  # handles are forwarded and revoked, the dead reaped, statistics read
+_JOIN_EVERY: Final = 64  # another reader joins and leaves
+# and, whatever the word,
+_FILL_EVERY: Final = 64  # the ring is filled to the brim, grown, and waited for
 
 
 class Region(NamedTuple):
@@ -122,12 +124,13 @@ class Victims:
     def __init__(self, word: int, outcome: Outcome) -> None:
         self.outcome = outcome
         self.ring = Ring.create(
-            capacity=16 * SEGMENT_NBYTES, segment=SEGMENT_NBYTES, entries=ENTRIES, on_full="block", timeout_s=0.005
+            capacity=16 * SEGMENT_NBYTES, segment=SEGMENT_NBYTES, entries=ENTRIES, on_full="block", timeout_s=0.002
         )
         self.reader = join_as_if_another_process(self.ring.id)
         self.reader_id = self.reader.peer_id
         self.kept = self.ring.put(torch.arange(100, dtype=torch.int64))
         self.expected = self.kept.clone()
+        self.sent = torch.zeros(1000, dtype=torch.uint8)
         self.is_entry = word >= layout.ENTRIES_OFFSET // 8
         self.is_read = word in READ_WORDS
         self.attacker = Attacker(self.ring.id, word)
@@ -139,54 +142,79 @@ class Victims:
 
     def work(self, byte: int) -> None:
         """One value of the word, struck before each step."""
-        attacker, outcome, ring, reader = self.attacker, self.outcome, self.ring, self.reader
-        attacker.choose(byte)
-        sent = torch.full((1000,), byte, dtype=torch.uint8)
-        put: Tensor = sent
-        wires: list[bytes] = []
-        held: list[Tensor] = []
-        attacker.strike()
-        with attempt(outcome):
-            put = ring.put(sent)
-        attacker.strike()
-        with attempt(outcome):
-            wires = [bytes(ring.share(tensor, self.reader_id)) for tensor in (put, put, self.kept)]
-        for wire, expected in zip(wires, (sent, sent, self.expected), strict=False):
-            attacker.strike()
-            with attempt(outcome):
-                held.append(self._opened(reader, wire, expected))
-        if held:
-            attacker.strike()
-            with attempt(outcome):
-                forwarded = bytes(reader.share(held[0], ring.peer_id))
-                attacker.strike()
-                held.append(self._opened(ring, forwarded, None))
-        attacker.strike()
-        with attempt(outcome):
-            ring.revoke(Handle.from_bytes(wires[-1])) if wires and wires[-1][0] == 0xB5 else None
-        attacker.strike()
-        held.clear()
-        attacker.strike()
-        del put
-        for endpoint in (ring, reader):
-            attacker.strike()
-            with attempt(outcome):
-                endpoint.reap()
-            attacker.strike()
-            with attempt(outcome):
-                endpoint.statistics().holders()
-        attacker.strike()
-        with attempt(outcome):
-            reader.map_ahead()
+        self.attacker.choose(byte)
+        self._transfer(self.sent.fill_(byte))
+        if self.is_read or byte % _WHOLE_EVERY == 0:
+            self._forward_and_revoke()
+            self._look_round()
         if byte % _FILL_EVERY == 0:
             self._fill()
         if self.is_read or byte % _JOIN_EVERY == 0:
-            attacker.strike()
-            with attempt(outcome):
-                other = join_as_if_another_process(ring.id)
-                attacker.strike()
-                other.close()
+            self._join()
         assert torch.equal(self.kept, self.expected), "the writer's own tensor shows other bytes"
+
+    def _transfer(self, sent: torch.Tensor) -> None:
+        """Put, share, open, release."""
+        wire = b""
+        put: Tensor = sent
+        self.attacker.strike()
+        with attempt(self.outcome):
+            put = self.ring.put(sent)
+        self.attacker.strike()
+        with attempt(self.outcome):
+            wire = bytes(self.ring.share(put, self.reader_id))
+        if wire:
+            self.attacker.strike()
+            with attempt(self.outcome):
+                self._opened(self.reader, wire, sent)
+        self.attacker.strike()
+
+    def _forward_and_revoke(self) -> None:
+        """A second and a third handle of a block, one of them on to the writer, one never opened."""
+        held: list[Tensor] = []
+        handles: list[Handle] = []
+        for _ in range(3):
+            self.attacker.strike()
+            with attempt(self.outcome):
+                handle = self.ring.share(self.kept, self.reader_id)
+                handles += [handle] if isinstance(handle, Handle) else []
+        for handle in handles[:2]:
+            self.attacker.strike()
+            with attempt(self.outcome):
+                held.append(self._opened(self.reader, bytes(handle), self.expected))
+        for tensor in held[:1]:
+            self.attacker.strike()
+            with attempt(self.outcome):
+                forwarded = bytes(self.reader.share(tensor, self.ring.peer_id))
+                self.attacker.strike()
+                held.append(self._opened(self.ring, forwarded, None))
+        for handle in handles[2:]:
+            self.attacker.strike()
+            with attempt(self.outcome):
+                self.ring.revoke(handle, self.reader_id)
+                self.ring.revoke(handle)
+        self.attacker.strike()
+
+    def _look_round(self) -> None:
+        """Reap, count, and map what is new."""
+        for endpoint in (self.ring, self.reader):
+            self.attacker.strike()
+            with attempt(self.outcome):
+                endpoint.reap()
+            self.attacker.strike()
+            with attempt(self.outcome):
+                endpoint.statistics().holders()
+        self.attacker.strike()
+        with attempt(self.outcome):
+            self.reader.map_ahead()
+
+    def _join(self) -> None:
+        """Somebody comes, and goes again."""
+        self.attacker.strike()
+        with attempt(self.outcome):
+            other = join_as_if_another_process(self.ring.id)
+            self.attacker.strike()
+            other.close()
 
     def _fill(self) -> None:
         """To the brim and beyond: growth, a wait for room, and a reader that has to map what was added."""
@@ -289,8 +317,9 @@ def campaign(
 
 
 def all_attacks() -> list[tuple[int, int]]:
-    """Every word with every byte value."""
-    return [(word, value) for word in WORDS for value in range(VALUES)]
+    """Every word with every byte value, those first that somebody reads."""
+    words = sorted(WORDS, key=lambda word: word not in READ_WORDS)
+    return [(word, value) for word in words for value in range(VALUES)]
 
 
 def some_attacks(rng: random.Random, words: int, values: int) -> list[tuple[int, int]]:
