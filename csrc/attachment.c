@@ -153,24 +153,25 @@ shmt_status shmt_publish(shmt_attachment *attachment) {
     return SHMT_OK;
 }
 
-/* A segment of this user alone, with all its pages: one that is missing would be made at the first look, if there is
- * room, and a SIGBUS otherwise. */
-static shmt_status check_file(const struct stat *facts) {
-    if (!S_ISREG(facts->st_mode) || facts->st_uid != geteuid() || (facts->st_mode & 077)) return SHMT_DENIED;
-    return (uint64_t)facts->st_blocks * 512 < (uint64_t)facts->st_size ? SHMT_CORRUPT : SHMT_OK;
+static bool is_of_this_user(const struct stat *facts) {
+    return S_ISREG(facts->st_mode) && facts->st_uid == geteuid() && !(facts->st_mode & 077);
 }
+
+/* A page that is missing would be made at the first look at it, if there is room, and be a SIGBUS otherwise. */
+static bool has_all_pages(const struct stat *facts) { return (uint64_t)facts->st_blocks * 512 >= (uint64_t)facts->st_size; }
 
 /* Looks before touching: a control segment that is too small for its own header would be a SIGBUS. */
 static shmt_status inspect(const shmt_attachment *attachment, shmt_found *found, uint32_t *entries) {
     struct stat facts;
     shmt_mapping page;
     if (fstat(attachment->file.fd, &facts) != 0) return SHMT_SYSTEM;
-    shmt_status status = check_file(&facts);
-    if (status != SHMT_OK) return status;
+    if (!is_of_this_user(&facts)) return SHMT_DENIED;
     if (facts.st_size == 0) return SHMT_NOT_READY;
     if ((uint64_t)facts.st_size < SHMT_PAGE_NBYTES) return SHMT_CORRUPT;
     if (shmt_is_anonymous(attachment) && !shmt_is_sealed(attachment->file.fd, false)) return SHMT_UNSEALED;
-    if ((status = shmt_map(attachment->file.fd, SHMT_PAGE_NBYTES, false, false, &page)) != SHMT_OK) return status;
+    if (!has_all_pages(&facts)) return SHMT_CORRUPT;
+    shmt_status status = shmt_map(attachment->file.fd, SHMT_PAGE_NBYTES, false, false, &page);
+    if (status != SHMT_OK) return status;
     const volatile shmt_header *header = (const volatile shmt_header *)page.base; /* each field is looked at once */
     /* SYNC A-READY */
     found->version = atomic_load_explicit(&((shmt_header *)page.base)->version, memory_order_acquire);
@@ -249,13 +250,13 @@ shmt_status shmt_add_segment(shmt_attachment *attachment, uint32_t number, int f
     struct stat facts;
     if (number >= SHMT_SEGMENTS || nbytes == 0 || nbytes % SHMT_PAGE_NBYTES) return SHMT_CORRUPT;
     if (fstat(fd, &facts) != 0) return SHMT_SYSTEM;
-    shmt_status status = check_file(&facts);
-    if (status != SHMT_OK) return status;
+    if (!is_of_this_user(&facts)) return SHMT_DENIED;
     if ((uint64_t)facts.st_size != nbytes) return SHMT_CORRUPT;
     bool is_writer = attachment->index == SHMT_WRITER;
     if (shmt_is_anonymous(attachment) && !is_writer && !shmt_is_sealed(fd, true)) return SHMT_UNSEALED;
+    if (!has_all_pages(&facts)) return SHMT_CORRUPT;
     shmt_mapping mapping;
-    status = shmt_map(fd, nbytes, writable, true, &mapping);
+    shmt_status status = shmt_map(fd, nbytes, writable, true, &mapping);
     if (status != SHMT_OK) return status;
     pthread_mutex_lock(&attachment->mutex);
     if (attachment->segments[number].base) {

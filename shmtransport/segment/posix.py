@@ -65,6 +65,10 @@ class Posix(Backing):
         finally:
             os.close(memory.fd)
 
+    def is_known(self, ring_id: str) -> bool:
+        """Whether a ring of that id has a name here."""
+        return os.path.lexists(room.SHM_DIRECTORY / f"{self.prefix(ring_id)}0")
+
     def announce(self, ring_id: str, serve: Serve) -> None:
         pass  # the names are there
 
