@@ -20,6 +20,7 @@ steps, so that none of them finds what the step before it has mended. Whatever t
 import mmap
 import os
 import random
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -31,10 +32,11 @@ import numpy as np
 import torch
 
 from shmtransport import Handle, Reader, Ring, layout, segment
+from shmtransport.config import BackingName
 from shmtransport.tensors import Tensor
 from tests.hostile.trials import Breach, BreachError, Mark, Outcome, attempt, trial
 from tests.peers import join_as_if_another_process
-from tests.support import SHARED_MEMORY, segment_names, wait_until
+from tests.support import segment_names, wait_until
 
 ENTRIES: Final = 16
 VALUES: Final = 256
@@ -90,7 +92,7 @@ class Attacker:
     """Has one word of the control segment in its hand."""
 
     def __init__(self, ring_id: str, word: int) -> None:
-        with segment.opened(ring_id, 0) as fd:
+        with segment.backing_of(ring_id).opened(ring_id, 0) as fd:
             self._memory = mmap.mmap(fd, 0)
         self._words = np.frombuffer(self._memory, np.uint64)
         self._word = word
@@ -121,10 +123,15 @@ class Attacker:
 class Victims:
     """A writer and a reader with a place of its own, and what they do all day."""
 
-    def __init__(self, word: int, outcome: Outcome) -> None:
+    def __init__(self, word: int, outcome: Outcome, backing: BackingName) -> None:
         self.outcome = outcome
         self.ring = Ring.create(
-            capacity=16 * SEGMENT_NBYTES, segment=SEGMENT_NBYTES, entries=ENTRIES, on_full="block", timeout_s=0.002
+            capacity=16 * SEGMENT_NBYTES,
+            segment=SEGMENT_NBYTES,
+            entries=ENTRIES,
+            on_full="block",
+            timeout_s=0.002,
+            backing=backing,
         )
         self.reader = join_as_if_another_process(self.ring.id)
         self.reader_id = self.reader.peer_id
@@ -267,28 +274,25 @@ class Victims:
 
 def mapped_ranges(ring_id: str) -> Iterator[tuple[int, int]]:
     """Where this process has mapped data segments of the ring."""
-    control = str(SHARED_MEMORY / f"{segment.prefix(ring_id)}0")
-    for line in Path("/proc/self/maps").read_text().splitlines():
-        if ring_id in line and not line.endswith(control):
-            start, end = line.split()[0].split("-")
-            yield int(start, 16), int(end, 16)
+    for match in re.finditer(rf"^(\w+)-(\w+) .*{ring_id}-[1-9]", Path("/proc/self/maps").read_text(), re.M):
+        yield int(match[1], 16), int(match[2], 16)
 
 
 @contextmanager
-def victims(word: int, outcome: Outcome) -> Iterator[Victims]:
+def victims(word: int, outcome: Outcome, backing: BackingName) -> Iterator[Victims]:
     """At their work; at the end both have left."""
-    made = Victims(word, outcome)
+    made = Victims(word, outcome, backing)
     yield made
     made.end()
 
 
-def overwrite(attacks: list[tuple[int, int]], first: int, mark: Mark) -> Outcome:
-    """Runs the attacks (word, value) from number ``first`` on, a ring a word."""
+def overwrite(attacks: list[tuple[int, int]], backing: BackingName, mark: Mark) -> Outcome:
+    """Runs the attacks (word, value), a ring a word."""
     outcome: Outcome = Counter()
-    number = first
+    number = 0
     while number < len(attacks):
         word = attacks[number][0]
-        with victims(word, outcome) as busy:
+        with victims(word, outcome, backing) as busy:
             while number < len(attacks) and attacks[number][0] == word:
                 mark(number)
                 busy.work(attacks[number][1])
@@ -297,7 +301,7 @@ def overwrite(attacks: list[tuple[int, int]], first: int, mark: Mark) -> Outcome
 
 
 def campaign(
-    attacks: Iterable[tuple[int, int]], *, at_once: int = 4096, most_breaches: int = 20
+    attacks: Iterable[tuple[int, int]], backing: BackingName, *, at_once: int = 4096, most_breaches: int = 20
 ) -> tuple[Outcome, list[Breach]]:
     """Every attack, ``at_once`` in a child; after a breach it goes on with the next word."""
     outcome: Outcome = Counter()
@@ -307,7 +311,7 @@ def campaign(
         print(f"{len(todo)} words and values to go, {len(breaches)} got through", flush=True)
         now, todo = todo[:at_once], todo[at_once:]
         try:
-            outcome += trial(lambda mark, now=now: overwrite(now, 0, mark))  # type: ignore[misc]
+            outcome += trial(lambda mark, now=now: overwrite(now, backing, mark))  # type: ignore[misc]
         except BreachError as error:
             number = error.number or 0
             word, value = now[number]
@@ -318,8 +322,13 @@ def campaign(
 
 def all_attacks() -> list[tuple[int, int]]:
     """Every word with every byte value, those first that somebody reads."""
-    words = sorted(WORDS, key=lambda word: word not in READ_WORDS)
-    return [(word, value) for word in words for value in range(VALUES)]
+    rest = [word for word in WORDS if word not in READ_WORDS]
+    return read_attacks() + [(word, value) for word in rest for value in range(VALUES)]
+
+
+def read_attacks() -> list[tuple[int, int]]:
+    """Every word that somebody reads, with every byte value."""
+    return [(word, value) for word in sorted(READ_WORDS) for value in range(VALUES)]
 
 
 def some_attacks(rng: random.Random, words: int, values: int) -> list[tuple[int, int]]:
@@ -330,5 +339,5 @@ def some_attacks(rng: random.Random, words: int, values: int) -> list[tuple[int,
 
 if __name__ == "__main__":  # python -m tests.hostile.overwritten_pages [seed]: by hand, with what got through
     chance = random.Random(int(sys.argv[1]) if sys.argv[1:] else os.getpid())
-    told, found = campaign(some_attacks(chance, 200, 6))
+    told, found = campaign(some_attacks(chance, 200, 6), "posix")
     print(dict(told), *found, sep="\n")

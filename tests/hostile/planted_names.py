@@ -112,7 +112,7 @@ def weed(*rings: str) -> None:
 
 def ring_works() -> None:
     """The victim makes a ring, and a tensor goes through it."""
-    with Ring.create(capacity="128KiB", segment="64KiB", entries=4, copy_kernel="libc") as ring:
+    with Ring.create(capacity="128KiB", segment="64KiB", entries=4, copy_kernel="libc", backing="posix") as ring:
         tensor = ring.put(torch.arange(1000))
         assert ring.holds(tensor)
         assert torch.equal(torch.as_tensor(ring.open(bytes(ring.share(tensor, ring.peer_id)))), torch.arange(1000))

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from shmtransport import Handle, HandleError, Ring, StaleHandleError, layout
+from shmtransport.config import BACKINGS, BackingName
 from tests.hostile import overwritten_pages
 from tests.hostile.conftest import Record
 from tests.hostile.overwritten_pages import Attacker
@@ -18,9 +19,16 @@ from tests.peers import join_as_if_another_process
 
 
 @pytest.mark.timeout(4 * 3600)
-def test_no_overwritten_word_crashes_hangs_or_misleads_anybody(full: bool, rng: random.Random, record: Record) -> None:
-    attacks = overwritten_pages.all_attacks() if full else overwritten_pages.some_attacks(rng, words=150, values=5)
-    outcome, breaches = overwritten_pages.campaign(attacks)
+@pytest.mark.parametrize("backing", BACKINGS)
+def test_no_overwritten_word_crashes_hangs_or_misleads_anybody(
+    backing: BackingName, full: bool, rng: random.Random, record: Record
+) -> None:
+    """In full: on posix every word, on memfd those that somebody reads; with every byte value."""
+    if full:
+        attacks = overwritten_pages.all_attacks() if backing == "posix" else overwritten_pages.read_attacks()
+    else:
+        attacks = overwritten_pages.some_attacks(rng, words=60, values=3)
+    outcome, breaches = overwritten_pages.campaign(attacks, backing)
     record(len(attacks), outcome)
     assert not breaches, "\n".join(f"attack {number}: {what}" for number, what in breaches)
     assert outcome["fine"] > len(attacks)

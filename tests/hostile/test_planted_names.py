@@ -128,6 +128,7 @@ def test_a_ring_whose_next_segments_name_is_taken_stays_as_large_as_it_is(on_ful
             on_full=on_full,
             timeout_s=0.1,
             copy_kernel="libc",
+            backing="posix",
         ) as ring:
             taken = path_of(ring.id, 2)
             attacker = os.fork()
@@ -156,7 +157,7 @@ def test_a_ring_whose_first_segments_name_is_taken_is_not_created_and_leaves_no_
     taken = path_of(ring_id, 1, os.geteuid())
     taken.touch(0o600)
     with pytest.raises(SegmentError, match="taken the name of its first segment"):
-        Ring.create(capacity="64KiB", segment="64KiB")
+        Ring.create(capacity="64KiB", segment="64KiB", backing="posix")
     assert not path_of(ring_id, 0, os.geteuid()).exists()
 
 
@@ -170,7 +171,7 @@ def header_of(ring: Ring, **fields: int) -> bytes:
 
 def test_a_control_segment_that_claims_pages_which_are_not_there_is_refused_before_they_are_made(ring_id: str) -> None:
     entries = 1 << 26  # a table of 4 GiB
-    with Ring.create(capacity="64KiB", segment="64KiB", entries=4) as ring:
+    with Ring.create(capacity="64KiB", segment="64KiB", entries=4, backing="posix") as ring:
         path = path_of(ring_id, 0, os.geteuid())
         with path.open("wb") as file:
             file.write(header_of(ring, entries=entries, control_nbytes=layout.control_nbytes(entries)))
@@ -182,7 +183,7 @@ def test_a_control_segment_that_claims_pages_which_are_not_there_is_refused_befo
 
 
 def test_a_data_segment_that_claims_pages_which_are_not_there_is_refused_before_they_are_made() -> None:
-    with Ring.create(capacity="64KiB", segment="64KiB", entries=4) as ring:
+    with Ring.create(capacity="64KiB", segment="64KiB", entries=4, backing="posix") as ring:
         path = path_of(ring.id, 1, os.geteuid())
         with path.open("r+b") as file:
             file.truncate(0)
@@ -201,15 +202,16 @@ def empty(path: Path) -> None:
 
 
 def test_another_user_joins_by_no_way() -> None:
-    with Ring.create(capacity="64KiB", segment="64KiB", entries=4) as ring:
+    with Ring.create(capacity="64KiB", segment="64KiB", entries=4, backing="posix") as ring:
         if not IS_ROOT:
             with pytest.raises(PermissionError):
                 os.setuid(os.geteuid() + 1)
             return
         kept = ring.put(torch.arange(100))
         owner, ring_id = os.geteuid(), ring.id
-        names = [segment.prefix(ring_id), f"shmt-{ATTACKER}-{ring_id}-"]
-        with segment.opened(ring_id, 0) as control:
+        posix = segment.BY_NAME["posix"]
+        names = [posix.prefix(ring_id), f"shmt-{ATTACKER}-{ring_id}-"]
+        with posix.opened(ring_id, 0) as control:
 
             def attacks(mark: Mark) -> Outcome:
                 outcome: Outcome = Counter()
@@ -227,7 +229,7 @@ def test_another_user_joins_by_no_way() -> None:
                             change(path)
                 mark(2)
                 with attempt(outcome), pytest.MonkeyPatch.context() as patch:  # by the owner's
-                    patch.setattr(segment, "prefix", lambda *_: names[0])
+                    patch.setattr(type(posix), "prefix", lambda *_: names[0])
                     Reader.join(ring_id)
                 mark(3)
                 with attempt(outcome):  # by a descriptor that somebody let go
@@ -244,7 +246,7 @@ def test_a_segment_that_a_trusted_peer_truncates_kills_who_reads_it() -> None:
     """A known limit of names in /dev/shm, which whoever may join may also truncate: no error can come out of a load."""
 
     def attacks(mark: Mark) -> Outcome:
-        with Ring.create(capacity="64KiB", segment="64KiB", entries=4) as ring:
+        with Ring.create(capacity="64KiB", segment="64KiB", entries=4, backing="posix") as ring:
             tensor = ring.put(torch.arange(1000))
             mark(0)
             faulthandler.disable()  # the stack is no news
