@@ -43,6 +43,7 @@ from tests.peers import join_as_if_another_process
 from tests.support import SHARED_MEMORY
 
 Plant = Callable[[Path], None]
+OWNERS = {"victim": VICTIM, "attacker": ATTACKER}
 
 
 @pytest.fixture
@@ -70,7 +71,7 @@ def by_the_victim(work: Callable[[], None]) -> None:
 
 @pytest.mark.parametrize("make", PLANTS)
 @pytest.mark.parametrize("number", [0, 1, 7])
-@pytest.mark.parametrize("owner", sorted({ATTACKER, VICTIM}))
+@pytest.mark.parametrize("owner", OWNERS.values(), ids=OWNERS)
 def test_a_ring_is_created_and_swept_for_beside_anything_planted(
     ring_id: str, make: Plant, number: int, owner: int
 ) -> None:
@@ -89,7 +90,7 @@ def test_a_ring_is_created_and_swept_for_beside_anything_planted(
 
 @pytest.mark.parametrize("make", PLANTS)
 @pytest.mark.parametrize("mode", [0o777, 0o600, 0])
-@pytest.mark.parametrize("owner", sorted({ATTACKER, VICTIM}))
+@pytest.mark.parametrize("owner", OWNERS.values(), ids=OWNERS)
 def test_joining_anything_planted_is_refused_by_a_typed_error(ring_id: str, make: Plant, mode: int, owner: int) -> None:
     plant(make, path_of(ring_id), owner, mode)
 
