@@ -32,6 +32,7 @@ export CC
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help venv venv-vllm demo demo-vllm test test-vllm test-vllm-releases stress sanitize sanitize-full lint bench check-tools clean distclean
+.PHONY: help venv venv-vllm demo demo-vllm test test-hostile test-hostile-full test-vllm test-vllm-releases lint bench check-tools clean distclean
 
 help:  ## list what can be made
 	@echo 'make TARGET, where TARGET is one of'
@@ -48,6 +49,12 @@ demo-vllm: venv-vllm  ## photographs through real vLLM, with the plugin off and 
 
 test: venv  ## run all tests
 	@$(BIN)/python -m pytest $(ARGS)
+
+test-hostile: venv  ## attacks on handles, messages, control pages and names, some of each; two minutes
+	@$(BIN)/python -m pytest tests/hostile $(ARGS)
+
+test-hostile-full: venv  ## the same in full: every word with every byte value; the better part of an hour
+	@$(BIN)/python -m pytest tests/hostile --full -s -o faulthandler_timeout=0 $(ARGS)
 
 venv-vllm: $(VLLM_STAMP) $(CORE)  ## make .venv-vllm with vLLM's CPU build, or bring it up to date
 

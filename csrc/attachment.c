@@ -132,6 +132,8 @@ static shmt_status create(shmt_attachment *attachment, const shmt_shape *shape, 
     header->segment_nbytes = shape->segment_nbytes;
     header->control_nbytes = shmt_control_nbytes(shape->entries);
     header->created_ns = realtime_ns();
+    attachment->capacity_nbytes = shape->capacity_nbytes;
+    attachment->ordinary_nbytes = shape->segment_nbytes;
     sign_row(attachment, peer);
     see_epochs(attachment);
     return SHMT_OK;
@@ -151,18 +153,26 @@ shmt_status shmt_publish(shmt_attachment *attachment) {
     return SHMT_OK;
 }
 
+static bool is_of_this_user(const struct stat *facts) {
+    return S_ISREG(facts->st_mode) && facts->st_uid == geteuid() && !(facts->st_mode & 077);
+}
+
+/* A page that is missing would be made at the first look at it, if there is room, and be a SIGBUS otherwise. */
+static bool has_all_pages(const struct stat *facts) { return (uint64_t)facts->st_blocks * 512 >= (uint64_t)facts->st_size; }
+
 /* Looks before touching: a control segment that is too small for its own header would be a SIGBUS. */
 static shmt_status inspect(const shmt_attachment *attachment, shmt_found *found, uint32_t *entries) {
     struct stat facts;
     shmt_mapping page;
     if (fstat(attachment->file.fd, &facts) != 0) return SHMT_SYSTEM;
-    if (!S_ISREG(facts.st_mode) || facts.st_uid != geteuid() || (facts.st_mode & 077)) return SHMT_DENIED;
+    if (!is_of_this_user(&facts)) return SHMT_DENIED;
     if (facts.st_size == 0) return SHMT_NOT_READY;
     if ((uint64_t)facts.st_size < SHMT_PAGE_NBYTES) return SHMT_CORRUPT;
     if (shmt_is_anonymous(attachment) && !shmt_is_sealed(attachment->file.fd, false)) return SHMT_UNSEALED;
+    if (!has_all_pages(&facts)) return SHMT_CORRUPT;
     shmt_status status = shmt_map(attachment->file.fd, SHMT_PAGE_NBYTES, false, false, &page);
     if (status != SHMT_OK) return status;
-    const shmt_header *header = (const shmt_header *)page.base;
+    const volatile shmt_header *header = (const volatile shmt_header *)page.base; /* each field is looked at once */
     /* SYNC A-READY */
     found->version = atomic_load_explicit(&((shmt_header *)page.base)->version, memory_order_acquire);
     if (found->version == 0) { /* the creator is writing the rest just now */
@@ -179,7 +189,7 @@ static shmt_status inspect(const shmt_attachment *attachment, shmt_found *found,
         status = SHMT_MISMATCH;
     else if (header->backing != (shmt_is_anonymous(attachment) ? SHMT_BACKING_MEMFD : SHMT_BACKING_POSIX))
         status = SHMT_CORRUPT;
-    else if (header->control_nbytes != shmt_control_nbytes(*entries) || header->control_nbytes != (uint64_t)facts.st_size)
+    else if (header->control_nbytes != (uint64_t)facts.st_size || shmt_control_nbytes(*entries) != (uint64_t)facts.st_size)
         status = SHMT_CORRUPT;
     shmt_unmap(&page);
     return status;
@@ -212,6 +222,8 @@ static shmt_status join(shmt_attachment *attachment, const shmt_peer *peer, shmt
         return SHMT_GONE;
     }
     if ((status = map_control(attachment, entries)) != SHMT_OK) return status;
+    attachment->capacity_nbytes = attachment->header->capacity_nbytes;
+    attachment->ordinary_nbytes = attachment->header->segment_nbytes;
     shmt_clear_everywhere(attachment, attachment->index);
     wipe_tickets(attachment);
     sign_row(attachment, peer);
@@ -240,10 +252,11 @@ shmt_status shmt_add_segment(shmt_attachment *attachment, uint32_t number, int f
     struct stat facts;
     if (number >= SHMT_SEGMENTS || nbytes == 0 || nbytes % SHMT_PAGE_NBYTES) return SHMT_CORRUPT;
     if (fstat(fd, &facts) != 0) return SHMT_SYSTEM;
-    if (facts.st_uid != geteuid() || (facts.st_mode & 077)) return SHMT_DENIED;
+    if (!is_of_this_user(&facts)) return SHMT_DENIED;
     if ((uint64_t)facts.st_size != nbytes) return SHMT_CORRUPT;
     bool is_writer = attachment->index == SHMT_WRITER;
     if (shmt_is_anonymous(attachment) && !is_writer && !shmt_is_sealed(fd, true)) return SHMT_UNSEALED;
+    if (!has_all_pages(&facts)) return SHMT_CORRUPT;
     shmt_mapping mapping;
     shmt_status status = shmt_map(fd, nbytes, writable, true, &mapping);
     if (status != SHMT_OK) return status;
@@ -258,6 +271,7 @@ shmt_status shmt_add_segment(shmt_attachment *attachment, uint32_t number, int f
             atomic_store_explicit(&attachment->segment_nbytes[number], nbytes, memory_order_relaxed);
             /* SYNC D-SEGMENT: an entry that names this segment is stored only after its size. */
             atomic_store_explicit(&attachment->header->segments, number + 1, memory_order_release);
+            attachment->segments_length = number + 1;
             SHMT_KILL_POINT("grow.published");
         }
     }

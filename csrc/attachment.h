@@ -8,6 +8,8 @@
  * Threads: `mutex` guards everything process-local and is held across the change of a lease bit, so that
  * count and bit change together (rule 9). Nothing inside it calls Python, waits or allocates Python memory:
  * a finalizer may run in the middle of anything.
+ * Trust: what others may store into is believed only as far as it is theirs to say. How many segments there are, where
+ * a block lies, which generation it has and whether it is held here the writer knows from its private memory alone.
  * Fork: in a child every function answers SHMT_FORKED or returns first; nothing is unlocked or unmapped.
  */
 #ifndef SHMT_ATTACHMENT_H
@@ -44,6 +46,7 @@ typedef struct shmt_sent {
     uint32_t entry;
     uint32_t generation;
     uint32_t sequence;
+    uint32_t readers; /* whom it was addressed to; any other bit in the shared word is nobody's */
     bool open;
 } shmt_sent;
 
@@ -71,6 +74,7 @@ struct shmt_attachment {
     _Atomic uint64_t *tickets;
     shmt_entry *entries;
     uint32_t entries_length;
+    uint64_t capacity_nbytes, ordinary_nbytes; /* of all data segments, of one: as the creator said */
     shmt_mapping segments[SHMT_SEGMENTS];
 
     shmt_local *locals; /* one an entry */
@@ -88,7 +92,8 @@ struct shmt_attachment {
 
     /* The writer's private memory. */
     shmt_extents extents;
-    shmt_extent *held;   /* the extent of each live entry */
+    uint32_t segments_length;
+    shmt_extent *held;   /* the extent of each live entry; of no bytes: not live */
     uint32_t *live;      /* entries not yet harvested */
     uint32_t *free_entries; /* a queue: reuse is spread, so generations last */
     uint32_t live_length, free_head, free_entries_length, harvest_cursor;

@@ -90,11 +90,18 @@ static shmt_status take_bit(shmt_attachment *attachment, const shmt_reference *r
     return SHMT_OK;
 }
 
-/* Step (c): the fields hold still now that our bit is in (SYNC B-PUT); believe none of them unchecked. */
+/* Step (c): the fields hold still now that our bit is in (SYNC B-PUT); believe none of them unchecked, and look at each
+ * once (volatile): what was checked must be what is used, even if somebody stores into it meanwhile. */
 static shmt_status locate(shmt_attachment *attachment, const shmt_reference *reference, shmt_span *span, uint32_t *segment) {
-    const shmt_entry *entry = &attachment->entries[reference->entry];
+    const volatile shmt_entry *entry = &attachment->entries[reference->entry];
     uint64_t offset = entry->offset, nbytes = entry->nbytes;
     *segment = entry->segment;
+    if (attachment->index == SHMT_WRITER) {
+        const shmt_extent *held = &attachment->held[reference->entry];
+        *segment = held->segment;
+        offset = held->offset;
+        if (nbytes > held->nbytes) nbytes = held->nbytes;
+    }
     /* SYNC D-SEGMENT */
     if (*segment >= SHMT_SEGMENTS || *segment >= atomic_load_explicit(&attachment->header->segments, memory_order_acquire))
         return SHMT_BAD_HANDLE;
@@ -106,12 +113,20 @@ static shmt_status locate(shmt_attachment *attachment, const shmt_reference *ref
     return SHMT_OK;
 }
 
+/* The writer need not ask the shared word which blocks live. */
+static bool may_live(const shmt_attachment *attachment, const shmt_reference *reference) {
+    uint32_t entry = reference->entry;
+    if (attachment->index != SHMT_WRITER) return true;
+    return attachment->held[entry].nbytes && attachment->locals[entry].generation == reference->generation;
+}
+
 static shmt_status open_locked(shmt_attachment *attachment, const shmt_reference *reference, shmt_lease *lease, uint32_t *segment) {
     shmt_local *local = &attachment->locals[reference->entry];
     shmt_span span;
     shmt_status status = shmt_span_reserve(attachment);
     if (status != SHMT_OK) return status;
     bool held = local->tensors || local->in_flight;
+    if (!may_live(attachment, reference)) return SHMT_STALE;
     if (held) { /* our bit is in, so the word's generation is ours */
         if (local->generation != reference->generation) return SHMT_STALE;
         /* SYNC B-SHARE: also for a second handle of a block that we hold already. */

@@ -77,7 +77,9 @@ uint32_t shmt_settle(shmt_attachment *attachment, uint32_t limit, bool liveness)
         uint16_t ticket = attachment->open_tickets[attachment->settle_cursor];
         /* SYNC F-TICKET */
         uint64_t word = atomic_load_explicit(ticket_word(attachment, attachment->index, ticket), memory_order_acquire);
-        if (shmt_word_mask(word) & ~dead)
+        const shmt_sent *sent = &attachment->sent[ticket];
+        /* Another sequence than ours: somebody stored into our row. Who opens late is told that it is too late. */
+        if (shmt_word_high(word) == sent->sequence && shmt_word_mask(word) & sent->readers & ~dead)
             attachment->settle_cursor++;
         else
             close_ticket(attachment, attachment->settle_cursor);
@@ -124,7 +126,7 @@ static shmt_status share_locked(shmt_attachment *attachment, uintptr_t address, 
     _Atomic uint64_t *word = ticket_word(attachment, attachment->index, ticket);
     uint32_t sequence = shmt_word_high(atomic_load_explicit(word, memory_order_relaxed)) + 1;
     attachment->open_tickets[attachment->open_length++] = ticket;
-    attachment->sent[ticket] = (shmt_sent){span->entry, local->generation, sequence, true};
+    attachment->sent[ticket] = (shmt_sent){span->entry, local->generation, sequence, mask, true};
     local->in_flight++;
     /* SYNC B-SHARE: changes nothing (our bit is in), but orders the bytes before every open of this block:
      * an open reads this word with acquire, even when its handle came twice or its ticket is long gone. */
@@ -177,7 +179,7 @@ bool shmt_revoke(shmt_attachment *attachment, uint32_t ticket, uint32_t sequence
     pthread_mutex_lock(&attachment->mutex);
     const shmt_sent *sent = &attachment->sent[ticket];
     if (!attachment->left && sent->open && sent->sequence == sequence) {
-        uint64_t bits = bits_of(attachment, readers, count); /* of the low half */
+        uint64_t bits = bits_of(attachment, readers, count) & sent->readers; /* of the low half */
         uint64_t before = atomic_fetch_and_explicit(ticket_word(attachment, attachment->index, ticket), ~bits, memory_order_acquire);
         SHMT_KILL_POINT("revoke.ticket");
         revoked = (before & bits) != 0;

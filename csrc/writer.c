@@ -7,13 +7,15 @@
 /* Entries that an ordinary allocation looks at: bounds its cost when thousands of blocks are live. */
 #define GLANCE 64u
 
-static void retire_or_reuse(shmt_attachment *attachment, uint32_t entry, uint32_t generation) {
-    if (generation == UINT32_MAX) return; /* its generations are used up (rule 1) */
+static void retire_or_reuse(shmt_attachment *attachment, uint32_t entry) {
+    attachment->held[entry] = (shmt_extent){0};
+    if (attachment->locals[entry].generation == UINT32_MAX) return; /* its generations are used up (rule 1) */
     uint32_t tail = (attachment->free_head + attachment->free_entries_length++) % attachment->entries_length;
     attachment->free_entries[tail] = entry;
 }
 
-/* Rule 8: a live entry whose mask is 0 goes back to the allocator. Nothing else frees. */
+/* Rule 8: a live entry whose mask is 0 goes back to the allocator. Nothing else frees. Of the mask only the readers'
+ * bits are asked for: whether we hold the block ourselves is not for others to say. */
 static void harvest(shmt_attachment *attachment, uint32_t limit) {
     if (limit >= attachment->live_length) { /* all: from the first on, for what goes is replaced by the last */
         limit = attachment->live_length;
@@ -24,12 +26,14 @@ static void harvest(shmt_attachment *attachment, uint32_t limit) {
         uint32_t entry = attachment->live[attachment->harvest_cursor];
         /* SYNC C-RELEASE: every reader's last look at the block came before its bit went out. */
         uint64_t word = atomic_load_explicit(&attachment->entries[entry].word, memory_order_acquire);
-        if (shmt_word_mask(word) || shmt_extents_give(&attachment->extents, attachment->held[entry]) != SHMT_OK) {
+        const shmt_local *local = &attachment->locals[entry];
+        bool held = local->tensors || local->in_flight || shmt_word_mask(word) & ~shmt_bit(SHMT_WRITER);
+        if (held || shmt_extents_give(&attachment->extents, attachment->held[entry]) != SHMT_OK) {
             attachment->harvest_cursor++;
             continue;
         }
         attachment->live[attachment->harvest_cursor] = attachment->live[--attachment->live_length];
-        retire_or_reuse(attachment, entry, shmt_word_high(word));
+        retire_or_reuse(attachment, entry);
     }
 }
 
@@ -56,7 +60,7 @@ static shmt_status take(shmt_attachment *attachment, uint64_t nbytes, shmt_lease
     attachment->live[attachment->live_length++] = number;
 
     shmt_entry *entry = &attachment->entries[number];
-    uint32_t generation = shmt_word_high(atomic_load_explicit(&entry->word, memory_order_relaxed)) + 1;
+    uint32_t generation = attachment->locals[number].generation + 1;
     entry->segment = extent.segment;
     entry->offset = extent.offset;
     entry->nbytes = nbytes;

@@ -68,7 +68,8 @@ class Attachment:
         self._mapped: set[int] = set()
 
     def grow(self, nbytes: int) -> bool:
-        """Adds a segment with room for ``nbytes``; False if that would exceed the capacity.
+        """Adds a segment with room for ``nbytes``; False if that would exceed the capacity, or somebody has taken the
+        segment's name, as every user of /dev/shm can.
 
         Raises `OutOfSharedMemoryError` if the host has no room; the ring stays usable.
         """
@@ -79,9 +80,14 @@ class Attachment:
             if needed > left or segments == SEGMENTS:
                 return False
             size = max(needed, min(self.segment_nbytes, left))
-            with self.backing.created(self.ring_id, segments + 1) as fd:
-                self.backing.reserve(fd, size)
-                self.core.add_segment(segments, fd, size, True)
+            try:
+                with self.backing.created(self.ring_id, segments + 1) as fd:
+                    self.backing.reserve(fd, size)
+                    self.core.add_segment(segments, fd, size, True)
+            except SegmentError as error:
+                if error.errno != errno.EEXIST:
+                    raise
+                return False
             return True
 
     def map_ahead(self) -> None:
@@ -147,7 +153,8 @@ def _try_create(ring_id: str, config: RingConfig, backing: Backing) -> Attachmen
                 raise
             raise backing.out_of_memory(control_nbytes(config.entries), error) from error
         attachment = Attachment(ring_id, peer_id, core, backing, writable=True)
-        attachment.grow(1)
+        if not attachment.grow(1):
+            raise SegmentError(f"cannot create ring {ring_id}: somebody has taken the name of its first segment")
         core.publish()
         backing.announce(ring_id, core.serve)
     return attachment

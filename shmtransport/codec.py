@@ -36,7 +36,7 @@ _INDEX: Final = struct.Struct("<I")
 _OWN_FRAME_NBYTES: Final = 65536
 
 # What msgspec raises for bytes that are not msgpack: it lets the last two through.
-_UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 Place: TypeAlias = Callable[[Tensor], Handle | Inline]
 Open: TypeAlias = Callable[[Handle], Tensor]
@@ -91,8 +91,10 @@ def decode(body: bytes | memoryview, frames: list[memoryview], open_handle: Open
     or `numpy.ndarray` fields).
 
     Raises what ``open_handle`` raises, `HandleError` for a message that contradicts itself. Leases opened
-    before a failure end with the tensors that are dropped by it.
+    before a failure end with the tensors that are dropped by it. Each frame is one tensor's: a second reference to
+    it is refused, so that what is received cannot take many times the memory of what was sent.
     """
+    unread = dict(enumerate(frames))
 
     def restore(code: int, payload: memoryview) -> Any:
         if code == _HANDLE:
@@ -103,8 +105,8 @@ def decode(body: bytes | memoryview, frames: list[memoryview], open_handle: Open
             return tensors.from_inline(Inline.from_bytes(payload))[()]
         if code == _FRAME and len(payload) >= _INDEX.size:
             (index,) = _INDEX.unpack_from(payload)
-            if index < len(frames):
-                return tensors.from_inline(Inline.from_parts(bytes(payload[_INDEX.size :]), frames[index]))
+            if index in unread:
+                return tensors.from_inline(Inline.from_parts(bytes(payload[_INDEX.size :]), unread.pop(index)))
         raise HandleError(f"a message with extension {code} of {len(payload)} bytes and {len(frames)} frames")
 
     try:
@@ -113,7 +115,7 @@ def decode(body: bytes | memoryview, frames: list[memoryview], open_handle: Open
         raise
     except msgspec.ValidationError:
         raise
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise HandleError(f"a message that is not msgpack: {error}") from error
 
 
@@ -126,7 +128,7 @@ def handles_in(body: bytes | memoryview) -> list[Handle]:
             with suppress(ShmTransportError):
                 found.append(Handle.from_bytes(payload))
 
-    with suppress(*_UNREADABLE):
+    with suppress(*UNREADABLE):
         msgspec.msgpack.Decoder(ext_hook=collect).decode(body)
     return found
 

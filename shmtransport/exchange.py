@@ -294,7 +294,9 @@ class Exchange:
                 self._join(peer, msgspec.msgpack.decode(body, type=Introduction))
             else:
                 answer = msgspec.msgpack.decode(body, type=Answer)
-                if kind == JOINED and answer.peer_id is not None:
+                if answer.ring_id not in state.introduced:
+                    pass  # to somebody who had this address before; or nobody ever asked
+                elif kind == JOINED and answer.peer_id is not None:
                     state.joined[answer.ring_id] = answer.peer_id
                 elif kind == REFUSED:
                     state.refused.add(answer.ring_id)
@@ -302,7 +304,7 @@ class Exchange:
                     state.joined.pop(answer.ring_id, None)
                     state.introduced.discard(answer.ring_id)
                     self._introduce(peer, answer.ring_id)
-        except msgspec.MsgspecError as error:
+        except codec.UNREADABLE as error:
             raise HandleError(f"a channel message of kind {kind} that cannot be read: {error}") from error
         return False
 

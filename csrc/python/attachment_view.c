@@ -7,8 +7,13 @@
 PyObject *shmt_view_segment_nbytes(PyObject *self, PyObject *arguments) {
     unsigned int number;
     if (!PyArg_ParseTuple(arguments, "I", &number) || !shmt_usable(self)) return NULL;
-    if (number >= SHMT_SEGMENTS) return shmt_raise_status(self, SHMT_BAD_HANDLE);
-    return PyLong_FromUnsignedLongLong(atomic_load_explicit(&shmt_core_of(self)->segment_nbytes[number], memory_order_relaxed));
+    if (number >= SHMT_SEGMENTS) return shmt_raise_status(self, SHMT_CORRUPT);
+    shmt_attachment *attachment = shmt_core_of(self);
+    pthread_mutex_lock(&attachment->mutex);
+    uint64_t nbytes = attachment->segments[number].nbytes;
+    pthread_mutex_unlock(&attachment->mutex);
+    if (nbytes == 0) nbytes = atomic_load_explicit(&attachment->segment_nbytes[number], memory_order_relaxed);
+    return PyLong_FromUnsignedLongLong(nbytes);
 }
 
 PyObject *shmt_view_room(PyObject *self, PyObject *unused) {
@@ -28,9 +33,13 @@ PyObject *shmt_view_used_nbytes(PyObject *self, PyObject *unused) {
 PyObject *shmt_view_facts(PyObject *self, PyObject *unused) {
     (void)unused;
     if (!shmt_usable(self)) return NULL;
-    const shmt_header *header = shmt_core_of(self)->header;
-    return Py_BuildValue("IIIKK", shmt_core_of(self)->index, atomic_load(&shmt_core_of(self)->header->segments), header->entries,
-                         (unsigned long long)header->capacity_nbytes, (unsigned long long)header->segment_nbytes);
+    shmt_attachment *attachment = shmt_core_of(self);
+    pthread_mutex_lock(&attachment->mutex);
+    uint32_t segments = attachment->segments_length;
+    pthread_mutex_unlock(&attachment->mutex);
+    if (attachment->index != SHMT_WRITER) segments = atomic_load(&attachment->header->segments);
+    return Py_BuildValue("IIIKK", attachment->index, segments, attachment->entries_length,
+                         (unsigned long long)attachment->capacity_nbytes, (unsigned long long)attachment->ordinary_nbytes);
 }
 
 static unsigned long long counter(const _Atomic uint64_t *value) {

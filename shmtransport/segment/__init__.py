@@ -40,8 +40,11 @@ def choose(asked: BackingChoice, capacity_nbytes: int) -> Backing:
 
 
 def backing_of(ring_id: str) -> Backing:
-    """That of a ring of this host. posix where there is no such ring: opening it there says so."""
-    return _MEMFD if _MEMFD.is_known(ring_id) else _POSIX
+    """That of a ring of this host. posix where there is no such ring: opening it there says so.
+
+    Names in /dev/shm are looked at first: others see those ids, and could make a socket's name of one.
+    """
+    return _MEMFD if _MEMFD.is_known(ring_id) and not _POSIX.is_known(ring_id) else _POSIX
 
 
 def free_nbytes() -> tuple[int, str]:

@@ -11,6 +11,7 @@ orphan: it gets its name only once it listens.
 """
 
 import os
+import re
 import socket
 import stat
 import time
@@ -32,6 +33,7 @@ _BACKLOG: Final = 128
 _MFD_NOEXEC_SEAL: Final = 8  # linux/memfd.h; Linux 6.3, and demanded where vm.memfd_noexec is 2
 _LONGEST_PATH: Final = 107  # sun_path, unix(7)
 _UNFINISHED: Final = ".new"
+_NAME: Final = re.compile(f"([0-9a-f]{{32}})({re.escape(_UNFINISHED)})?")
 
 
 class Memfd(Backing):
@@ -89,26 +91,29 @@ class Memfd(Backing):
         return room.anonymous_nbytes()
 
     def rings(self) -> dict[str, list[str]]:
+        """Of a directory that is another user's, or open to others, nothing is believed."""
         directory = _directory()
         try:
+            _check_directory(directory)
             names = os.listdir(directory)
-        except (FileNotFoundError, NotADirectoryError, PermissionError):
+        except OSError:
             return {}
-        return {name.removesuffix(_UNFINISHED): [str(directory / name)] for name in names}
+        found = [(match[1], str(directory / name)) for name in names if (match := _NAME.fullmatch(name))]
+        return {ring_id: [path] for ring_id, path in found}
 
     def sweep(self) -> list[str]:
         """A socket that nobody listens on is an orphan. Its ring's memory went with the last process that mapped it."""
         swept = []
         for ring_id, (path,) in self.rings().items():
             if _is_orphan(path):
-                with suppress(FileNotFoundError):
+                with suppress(OSError):
                     os.unlink(path)
-                swept.append(ring_id)
+                    swept.append(ring_id)
         return swept
 
     def is_known(self, ring_id: str) -> bool:
         """Whether a ring of that id has, or had, its socket here."""
-        return (_directory() / ring_id).exists()
+        return os.path.lexists(_directory() / ring_id)
 
 
 def _anonymous(name: str) -> int:
@@ -198,6 +203,12 @@ def _check_server(client: socket.socket, path: Path) -> None:
 
 
 def _is_orphan(path: str) -> bool:
+    """Only a socket can be: what is none refuses connections too."""
+    try:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            return False
+    except OSError:
+        return False  # removed meanwhile
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
         client.setblocking(False)
         try:

@@ -6,10 +6,12 @@ O_NOFOLLOW and O_CLOEXEC). posix_ipc does not tell Python's resource_tracker, wh
 other processes.
 """
 
+import errno
 import os
+import re
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 import posix_ipc
 
@@ -35,6 +37,8 @@ class Posix(Backing):
         name = f"/{self.prefix(ring_id)}{number}"
         try:
             memory = posix_ipc.SharedMemory(name, posix_ipc.O_CREX, mode=0o600, size=0)
+        except posix_ipc.ExistentialError as error:
+            raise SegmentError(errno.EEXIST, f"cannot create {name}: somebody has taken that name") from error
         except posix_ipc.Error as error:
             raise SegmentError(f"cannot create {name}: {error}") from error
         try:
@@ -52,7 +56,7 @@ class Posix(Backing):
             memory = posix_ipc.SharedMemory(name)
         except posix_ipc.ExistentialError as error:
             raise SegmentNotFoundError(f"no segment {name} on this host: its ring is gone or was never here") from error
-        except posix_ipc.Error as error:
+        except (posix_ipc.Error, ValueError) as error:  # the latter for a folder of that name
             raise SegmentError(f"cannot open {name}: {error}") from error
         except OSError as error:
             raise SegmentError(error.errno, f"cannot open {name}: {error.strerror}") from error
@@ -60,6 +64,10 @@ class Posix(Backing):
             yield memory.fd
         finally:
             os.close(memory.fd)
+
+    def is_known(self, ring_id: str) -> bool:
+        """Whether a ring of that id has a name here."""
+        return os.path.lexists(room.SHM_DIRECTORY / f"{self.prefix(ring_id)}0")
 
     def announce(self, ring_id: str, serve: Serve) -> None:
         pass  # the names are there
@@ -69,29 +77,27 @@ class Posix(Backing):
 
     def rings(self) -> dict[str, list[str]]:
         found: dict[str, list[str]] = defaultdict(list)
-        start = f"shmt-{os.geteuid()}-"
+        ours = re.compile(f"shmt-{os.geteuid()}-([0-9a-f]{{32}})-[0-9]{{1,4}}")
         try:
             names = os.listdir(room.SHM_DIRECTORY)
         except FileNotFoundError:
             return {}
         for name in names:
-            parts = name.removeprefix(start).split("-")
-            if name.startswith(start) and len(parts) == 2:
-                found[parts[0]].append(str(room.SHM_DIRECTORY / name))
+            if match := ours.fullmatch(name):
+                found[match[1]].append(str(room.SHM_DIRECTORY / name))
         return dict(found)
 
     def sweep(self) -> list[str]:
         """A ring is an orphan when nobody holds any of its lock bytes. A data name without a control name is one too:
-        the control segment is created first and removed last."""
+        the control segment is created first and removed last. Anybody can make names in /dev/shm: what is somebody
+        else's, or no segment, is left alone."""
         swept = []
         for ring_id, paths in self.rings().items():
             try:
                 with self.opened(ring_id, 0) as fd:
-                    gone = _core.unlink_names(fd, self.prefix(ring_id))
+                    gone = os.fstat(fd).st_uid == os.geteuid() and _core.unlink_names(fd, self.prefix(ring_id))
             except SegmentNotFoundError:
-                for path in paths:
-                    _unlink(f"/{os.path.basename(path)}")
-                gone = True
+                gone = all(list(map(_unlink, (f"/{os.path.basename(path)}" for path in paths))))
             except SegmentError:
                 continue  # somebody else's, or not ours to judge
             if gone:
@@ -99,6 +105,12 @@ class Posix(Backing):
         return swept
 
 
-def _unlink(name: str) -> None:
-    with suppress(posix_ipc.ExistentialError):  # somebody else was quicker
+def _unlink(name: str) -> bool:
+    """Whether the name is gone."""
+    try:
         posix_ipc.unlink_shared_memory(name)
+    except posix_ipc.ExistentialError:
+        return True  # somebody else was quicker
+    except (posix_ipc.Error, OSError):
+        return False  # another user's, or a folder
+    return True

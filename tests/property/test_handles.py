@@ -1,7 +1,9 @@
-"""Handles on their way: what goes in comes out, and what is damaged or forged never becomes a tensor of other bytes."""
+"""Handles on their way: what goes in comes out, and what is damaged or forged never becomes a tensor of other bytes.
+
+Attacks by the million are in tests/hostile/.
+"""
 
 import struct
-import zlib
 from collections.abc import Iterator
 from typing import Final
 
@@ -24,10 +26,10 @@ from shmtransport import (
     handles,
 )
 from shmtransport.tensors import Tensor
+from tests.forging import FIXED_NBYTES, forge, sealed, with_dims
 from tests.peers import join_as_if_another_process
 
 REFUSED: Final = (HandleError, LayoutMismatchError, StaleHandleError)
-FIXED_NBYTES: Final = 44
 LARGEST_NUMPY_RANK: Final = 64 if np.lib.NumpyVersion(np.__version__) >= "2.0.0" else 32
 
 USABLE: Final = [(handles.KIND_TORCH, dtype) for dtype in dtypes.TABLE if dtype.torch is not None] + [
@@ -82,11 +84,6 @@ def raw_view(tensor: Tensor) -> npt.NDArray[np.uint8]:
     if isinstance(tensor, torch.Tensor):
         return tensor.reshape(-1).view(torch.uint8).numpy()
     return tensor.reshape(-1).view(np.uint8)
-
-
-def sealed(body: bytes) -> bytes:
-    """With the checksum that a forger can compute."""
-    return body + struct.pack("<I", zlib.crc32(body))
 
 
 @pytest.mark.parametrize(("kind", "dtype"), USABLE, ids=lambda value: getattr(value, "name", str(value)))
@@ -195,7 +192,6 @@ def test_another_version_is_a_layout_mismatch_even_if_all_else_is_right(pair: Pa
         pair.reader.open(forged)
 
 
-FIELDS: Final = struct.Struct("<BBBBBBH16sIIQI")
 HOSTILE: Final[dict[str, list[int]]] = {
     "kind": [2, 255],
     "dtype": [len(dtypes.TABLE), 255],
@@ -209,20 +205,6 @@ DIMS: Final = [
     (25,), (0,), (1, 0, 1), (1 << 62,), ((1 << 63) - 1,), (1 << 63,), ((1 << 64) - 1,), (1 << 32, 1 << 32),
     (1 << 31, 1 << 31), ((1 << 64) - 1, (1 << 64) - 1), (2, 3, 4, 2), (1 << 20,), (1,) * 63 + (25,), (2,) * 64,
 ]  # fmt: skip
-
-
-def forge(wire: bytes, **fields: int) -> bytes:
-    """``wire`` with other fields and a right checksum."""
-    names = ("magic", "version", "kind", "dtype", "rank", "sender", "ticket", "ring", "entry", "generation", "offset")
-    values = dict(zip((*names, "sequence"), FIELDS.unpack_from(wire), strict=True)) | fields
-    return sealed(FIELDS.pack(*values.values()) + wire[FIELDS.size : -4])
-
-
-def with_dims(wire: bytes, dims: tuple[int, ...], rank: int | None = None) -> bytes:
-    """``wire`` with another shape, and at will a rank that contradicts it."""
-    head = bytearray(wire[:FIXED_NBYTES])
-    head[4] = len(dims) if rank is None else rank
-    return sealed(bytes(head) + struct.pack(f"<{len(dims)}Q", *dims))
 
 
 @pytest.mark.parametrize(("field", "value"), [(field, value) for field, of in HOSTILE.items() for value in of])
