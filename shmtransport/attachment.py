@@ -17,6 +17,10 @@ from shmtransport.config import SEGMENT_UNIT_NBYTES, RingConfig
 from shmtransport.errors import ConfigError, LayoutError, SegmentError, SegmentNotFoundError
 from shmtransport.layout import NAME_NBYTES, SEGMENTS, control_nbytes
 from shmtransport.segment.backing import Backing
+from shmtransport.segment.refusals import host_errors
+
+# Each takes a name of its own, so that a sweep comes between more than once is as good as impossible.
+_CREATE_ATTEMPTS = 8
 
 _lock = threading.RLock()
 _attachments: WeakValueDictionary[str, "Attachment"] = WeakValueDictionary()
@@ -66,14 +70,16 @@ class Attachment:
         self.index, _, self.entries, self.capacity_nbytes, self.segment_nbytes = core.facts()
         self._growth = threading.Lock()
         self._mapped: set[int] = set()
+        self._unmappable = False
 
     def grow(self, nbytes: int) -> bool:
         """Adds a segment with room for ``nbytes``; False if that would exceed the capacity, or somebody has taken the
         segment's name, as every user of /dev/shm can.
 
-        Raises `OutOfSharedMemoryError` if the host has no room; the ring stays usable.
+        Raises `OutOfSharedMemoryError` if the host has no room, `SegmentError` if it refuses the segment for
+        another reason; the ring stays usable.
         """
-        with self._growth:
+        with self._growth, host_errors(f"grow ring {self.ring_id}"):
             segments = self.core.facts()[1]
             left = self.capacity_nbytes - sum(self.core.segment_nbytes(number) for number in range(segments))
             needed = -(-nbytes // SEGMENT_UNIT_NBYTES) * SEGMENT_UNIT_NBYTES
@@ -91,10 +97,16 @@ class Attachment:
             return True
 
     def map_ahead(self) -> None:
-        """Maps what the writer has added, before a handle needs it. Raises what `map_segment` raises."""
+        """Maps what the writer has added, before a handle needs it. Raises what `map_segment` raises.
+
+        With all of it mapped, what `map_segment` has told the senders is taken back.
+        """
         for number in range(self.core.facts()[1]):
             if number not in self._mapped:
                 self.map_segment(number)
+        if self._unmappable:
+            self._unmappable = False
+            self.core.declare_unmappable(False)
 
     def map_segment(self, number: int) -> None:
         """Maps a segment that the writer has added since; read-only unless joined writable."""
@@ -104,7 +116,8 @@ class Attachment:
                 self.core.add_segment(number, fd, nbytes, self.writable)
                 self._mapped.add(number)
         except (OSError, MemoryError, LayoutError) as error:
-            self.core.declare_unmappable()
+            self._unmappable = True
+            self.core.declare_unmappable(True)
             raise SegmentError(
                 f"cannot map segment {number} of ring {self.ring_id}, served inline from now on: {error}"
             ) from error
@@ -115,23 +128,28 @@ def create(config: RingConfig) -> Attachment:
 
     Sweeps first what dead processes of this user left behind.
     """
-    segment.sweep()
-    _leave_at_exit()
-    backing = segment.choose(config.backing, config.capacity_nbytes)
-    while True:
-        ring_id = os.urandom(16).hex()
+    with host_errors("create a ring"):
+        segment.sweep()
+        _leave_at_exit()
+        attachment = _create(config, segment.choose(config.backing, config.capacity_nbytes))
+    with _lock:
+        _attachments[attachment.ring_id] = attachment
+    return attachment
+
+
+def _create(config: RingConfig, backing: Backing) -> Attachment:
+    """Takes another id where a sweep elsewhere took the name between its creation and our lock."""
+    for _ in range(_CREATE_ATTEMPTS - 1):
         try:
-            attachment = _try_create(ring_id, config, backing)
+            return _try_create(os.urandom(16).hex(), config, backing)
         except SegmentNotFoundError:
-            continue  # a sweep elsewhere took the name between its creation and our lock
-        with _lock:
-            _attachments[ring_id] = attachment
-        return attachment
+            continue
+    return _try_create(os.urandom(16).hex(), config, backing)
 
 
 def _try_create(ring_id: str, config: RingConfig, backing: Backing) -> Attachment:
     peer_id = new_peer_id()
-    backing.check_free(control_nbytes(config.entries) + config.segment_nbytes)
+    backing.check_free(control_nbytes(config.entries), config.segment_nbytes)
     with backing.created(ring_id, 0) as fd:
         try:
             core = _core.Attachment.create(
@@ -176,7 +194,7 @@ def join(ring_id: str, name: str, *, writable: bool) -> Attachment:
         if writable and backing.readers_only_read:
             raise ConfigError("writable", writable, f"False for a ring whose backing is {backing.NAME}: it is sealed")
         peer_id = new_peer_id()
-        with backing.opened(ring_id, 0) as fd:
+        with host_errors(f"join ring {ring_id}"), backing.opened(ring_id, 0) as fd:
             core = _core.Attachment.join(
                 fd, backing.prefix(ring_id), peer_id, _label(name), os.getpid(), host.start_time()
             )
