@@ -46,8 +46,6 @@ KEPT = 6
 HOARDED = 500
 TABLE_AGE_S = 0.02
 LARGEST_DATAGRAM_NBYTES = 60_000
-BACK_S = 10.0
-"""A ring that everybody let go must be empty within this time: the settling threads look every 50 ms."""
 
 # The number, the row it starts at, whether it may be stale, and the peer ids of sender and reader.
 _HEAD = struct.Struct("<QIB16s16s")
@@ -63,6 +61,8 @@ class Plan(NamedTuple):
     forwards: bool
     settings: dict[str, object]
     """For ``Ring.create``."""
+    back_s: float
+    """A ring that everybody has let go must be empty after this time; the settling threads look every 50 ms."""
     fault: str | None
     """What it is to do wrong, in the test of the soak (faults.py)."""
 
@@ -180,7 +180,7 @@ class Member:
 
     def account(self) -> int:
         """Bytes of the own ring that are in use although everybody has let go."""
-        deadline = time.monotonic() + BACK_S
+        deadline = time.monotonic() + self.plan.back_s
         while self.ring:
             self.ring.reap()
             used_nbytes = self.ring.attachment.core.room()[0]

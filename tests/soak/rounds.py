@@ -64,6 +64,7 @@ class Soak:
         self._rounds = rounds
         self._findings = findings
         self._run = run
+        self._back_s = deadline_s / 2  # before the member is taken for hung
         self._before = segment_names()
         self._world = World(MEMBERS, self._plan, findings, deadline_s)
         self.faults: dict[str, str] = {}
@@ -150,4 +151,4 @@ class Soak:
         if len(BACKINGS) > 1:
             settings["backing"] = self._backing
         fault = self.faults.get(name) if starts == 0 else None
-        return Plan(name, self._run, seed, name in WRITERS, name in FORWARDERS, settings, fault)
+        return Plan(name, self._run, seed, name in WRITERS, name in FORWARDERS, settings, self._back_s, fault)
