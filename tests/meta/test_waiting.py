@@ -23,7 +23,7 @@ BLOCKING = {
 # With arguments these are something else: ", ".join(names), mapping.get(key), os.path.join(...).
 ONLY_WITHOUT_ARGUMENTS = {"join", "get", "result", "exception", "acquire"}
 TIMEOUTS = {"timeout", "timeout_s"}
-DOES_NOT_WAIT = re.compile(r"NOBLOCK|DONTWAIT|WNOHANG|LOCK_NB|blocking=False|wait=False|\boption\b")
+DOES_NOT_WAIT = re.compile(r"NOBLOCK|DONTWAIT|WNOHANG|LOCK_NB|blocking=False|wait=False")
 LOCK_TYPES = re.compile(r"(threading|asyncio)\.(R?Lock|Condition|Semaphore|BoundedSemaphore)\(")
 
 _UNDER_DEADLINE = "under the asyncio.timeout of send, recv or join, which are its only callers"
@@ -33,11 +33,13 @@ ARGUED = {
     "asyncio.py Channel._encode asyncio.get_running_loop().run_in_executor": _UNDER_DEADLINE,
     "asyncio.py Channel._encode asyncio.shield": _UNDER_DEADLINE,
     "asyncio.py Channel._hear asyncio.get_running_loop().run_in_executor": _UNDER_DEADLINE,
+    "asyncio.py Channel._hear_one self._socket.poll": _UNDER_DEADLINE,
     "asyncio.py Channel._hear_one self._socket.recv_multipart": _UNDER_DEADLINE,
     "asyncio.py Channel._send_frames self._socket.send_multipart": _UNDER_DEADLINE,
     "asyncio.py Channel.close self._thread.shutdown": "for a put, which has the deadline of its ring, or a join",
     "asyncio.py _revoke_all encoding.exception": _DONE,
     "asyncio.py _revoke_all encoding.result": _DONE,
+    "channel.py receive socket.recv": "with NOBLOCK from Channel, its one caller",
     "adapters/vllm/forwarding.py Workers.introduce executor.collective_rpc": "vLLM's; a later answer would be taken "
     "for the next call's. Its workers answer, or vLLM ends them and itself",
     "adapters/vllm/frontend.py modules.process_later asyncio.to_thread": "for a copy; BLOCK_TIMEOUT_S bounds the put",
