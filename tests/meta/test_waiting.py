@@ -16,9 +16,10 @@ from tests.support import ROOT
 # Names of functions and methods that may wait, and which positional argument is a timeout; 0: none is.
 BLOCKING = {
     "wait": 1, "poll": 1, "acquire": 2, "join": 1, "get": 2, "result": 1, "exception": 1, "select": 4, "wait_for": 2,
-    "recv": 0, "recv_into": 0, "recv_bytes": 0, "recv_multipart": 0, "send_multipart": 0, "sendall": 0, "accept": 0,
-    "communicate": 2, "shutdown": 0, "shield": 0, "run_in_executor": 0, "to_thread": 0, "collective_rpc": 2,
-    "flock": 0, "lockf": 0, "waitpid": 0, "check_call": 0, "check_output": 0, "urlopen": 3, "create_connection": 2,
+    "recv": 0, "recv_into": 0, "recv_bytes": 0, "recv_fds": 0, "recv_multipart": 0, "send_multipart": 0, "sendall": 0,
+    "accept": 0, "communicate": 2, "shutdown": 0, "shield": 0, "run_in_executor": 0, "to_thread": 0,
+    "collective_rpc": 2, "flock": 0, "lockf": 0, "waitpid": 0, "check_call": 0, "check_output": 0, "urlopen": 3,
+    "create_connection": 2,
 }  # fmt: skip
 # With arguments these are something else: ", ".join(names), mapping.get(key), os.path.join(...).
 ONLY_WITHOUT_ARGUMENTS = {"join", "get", "result", "exception", "acquire"}
@@ -40,6 +41,8 @@ ARGUED = {
     "asyncio.py _revoke_all encoding.exception": _DONE,
     "asyncio.py _revoke_all encoding.result": _DONE,
     "channel.py receive socket.recv": "with NOBLOCK from Channel, its one caller",
+    "segment/memfd.py _asked client.sendall": "settimeout with what is left of DEADLINE_S",
+    "segment/memfd.py _asked socket.recv_fds": "settimeout with what is left of DEADLINE_S",
     "adapters/vllm/forwarding.py Workers.introduce executor.collective_rpc": "vLLM's; a later answer would be taken "
     "for the next call's. Its workers answer, or vLLM ends them and itself",
     "adapters/vllm/frontend.py modules.process_later asyncio.to_thread": "for a copy; BLOCK_TIMEOUT_S bounds the put",

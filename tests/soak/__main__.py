@@ -24,8 +24,9 @@ import sys
 import time
 from dataclasses import asdict
 
+from shmtransport.config import BACKINGS
 from tests.soak.faults import FAULTS
-from tests.soak.rounds import BACKINGS, READERS, Soak
+from tests.soak.rounds import READERS, Soak
 from tests.soak.world import Findings
 
 

@@ -34,6 +34,7 @@ from shmtransport import (
     Reader,
     Ring,
     RingFullError,
+    SegmentError,
     SegmentNotFoundError,
     StaleHandleError,
     WaitTimeoutError,
@@ -164,7 +165,10 @@ class Member:
         for ring_id in ring_ids:
             if ring_id not in self.readers and not (self.ring and self.ring.id == ring_id):
                 with contextlib.suppress(SegmentNotFoundError):  # its writer has just been killed
-                    self.readers[ring_id] = Reader.join(ring_id, name=self.plan.name)
+                    try:
+                        self.readers[ring_id] = Reader.join(ring_id, name=self.plan.name)
+                    except SegmentError:  # in the middle of this very join; that is seen from its beginning
+                        self.readers[ring_id] = Reader.join(ring_id, name=self.plan.name)
 
     def table(self, endpoint: Endpoint) -> dict[str, str]:
         """Who else is in a ring, name to peer id, as it was a moment ago."""
@@ -281,6 +285,10 @@ class Member:
         except StaleHandleError:
             if endpoint.peer_id == reader.hex() and not may_be_stale and _is_alive(endpoint, sender.hex()):
                 self.pipe.send(("corrupted", f"lost: {Handle.from_bytes(wire)} was stale, and its sender lives"))
+            return True
+        except SegmentError:
+            if endpoint.statistics().writer.alive:  # a dead one hands no descriptors over
+                raise
             return True
         self.transfers += 1
         self.verify(held, "opened")

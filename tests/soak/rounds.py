@@ -9,25 +9,30 @@ A round is 3 to 6 deeds, 1 to 10 ms apart, in the midst of the traffic of all me
     stillborn  one is started and killed 0 to 20 ms later: while it creates its ring, or joins the others'
 
 Then the paused go on, all come to rest, the dead are started, all take in what is on its way and let everything go; the
-rings of the dead are left. Now each living ring must be empty, and of all others nothing may be left in /dev/shm.
+rings of the dead are left. Now each living ring must be empty, and nothing may be left of all others: no name, in
+/dev/shm or of a socket, and no memory that a member still maps.
 
 The deeds of a round follow from the seed, its number and the backing. When exactly a deed finds whom at what is up to
 the scheduler.
 """
 
+import os
 import random
+import re
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
-from shmtransport import config, sweep
+from shmtransport import sweep
 from tests.soak.member import Plan
 from tests.soak.world import Findings, World
 from tests.support import SHARED_MEMORY, segment_names, segments_mapped_by_strangers
 
+_RING_ID = re.compile("[0-9a-f]{32}")
+
 WRITERS, FORWARDERS, READERS = ("w0", "w1"), ("f0", "f1"), ("r0", "r1", "r2")
 MEMBERS = (*WRITERS, *FORWARDERS, *READERS)
-BACKINGS: tuple[str, ...] = getattr(config, "BACKINGS", ("posix",))
 
 # Names go when the last one is out or by a sweep; a sweep elsewhere, or a dying process, may hold one up.
 GONE_S = 5.0
@@ -123,17 +128,21 @@ class Soak:
         self._count_left(world.ring_ids())
 
     def _count_left(self, living: list[str]) -> None:
-        """Names in /dev/shm that are not those of the ``living`` rings, nor of another run on this machine."""
+        """What there is of rings that are not ``living``: memory that a member keeps, and names."""
+        kept = {name: kept for name, pid in self._world.pids().items() if (kept := _kept_nbytes(pid, living))}
+        if kept:
+            self._findings.leaked_nbytes += sum(kept.values())
+            self._findings.tell(f"memory of rings that everybody has left is kept by {kept}")
         deadline = time.monotonic() + GONE_S
-        while left := {name for name in segment_names() - self._before if name.split("-")[2] not in living}:
+        while left := {name for name in segment_names() - self._before if not _is_of(name, living)}:
             sweep()
             left &= segment_names()
-            left = left and left - segments_mapped_by_strangers()
+            left = left and left - segments_mapped_by_strangers()  # another run on this machine
             if not left:
                 return
             if time.monotonic() > deadline:
-                self._findings.leaked_nbytes += sum((SHARED_MEMORY / name).stat().st_size for name in left)
-                self._findings.tell(f"left in /dev/shm: {', '.join(sorted(left))}")
+                self._findings.leaked_nbytes += sum(map(_nbytes, left))
+                self._findings.tell(f"left: {', '.join(sorted(left))}")
                 self._before |= left
                 return
             time.sleep(0.001)
@@ -147,8 +156,34 @@ class Soak:
             "entries": rng.choice((16, 64, 256)),
             "on_full": rng.choice(("inline", "block", "raise")),
             "timeout_s": 0.05,
+            "backing": self._backing,
         }
-        if len(BACKINGS) > 1:
-            settings["backing"] = self._backing
         fault = self.faults.get(name) if starts == 0 else None
         return Plan(name, self._run, seed, name in WRITERS, name in FORWARDERS, settings, self._back_s, fault)
+
+
+def _is_of(name: str, ring_ids: list[str]) -> bool:
+    found = _RING_ID.search(name)
+    return found is not None and found[0] in ring_ids
+
+
+def _nbytes(name: str) -> int:
+    """Of what has this name or path; one at least, for a socket is a leak too."""
+    try:
+        return max((SHARED_MEMORY / name).stat().st_size, 1)
+    except FileNotFoundError:
+        return 0
+
+
+def _kept_nbytes(pid: int, living: list[str]) -> int:
+    """Bytes of segments that a process maps or has a descriptor of, and that are not of the ``living`` rings."""
+    process = Path("/proc", str(pid))
+    kept = 0
+    for line in (process / "maps").read_text().splitlines():
+        if "shmt-" in line and not _is_of(line, living):
+            begin, end = line.split()[0].split("-")
+            kept += int(end, 16) - int(begin, 16)
+    for fd in (process / "fd").iterdir():
+        if "shmt-" in os.readlink(fd) and not _is_of(os.readlink(fd), living):
+            kept += fd.stat().st_size
+    return kept

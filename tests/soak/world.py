@@ -116,6 +116,10 @@ class World:
                 living.paused = False
                 os.kill(living.pid, signal.SIGCONT)
 
+    def pids(self) -> dict[str, int]:
+        """Of the living, by name."""
+        return {name: living.pid for name, living in self._living.items()}
+
     def ring_ids(self) -> list[str]:
         """Of the living writers."""
         return [living.ring_id for living in self._living.values() if living.ring_id is not None]
