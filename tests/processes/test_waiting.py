@@ -2,6 +2,10 @@
 
 import asyncio
 import contextlib
+import os
+import select
+import signal
+import time
 from collections.abc import AsyncIterator
 
 import msgspec
@@ -10,10 +14,12 @@ import torch
 import zmq
 import zmq.asyncio
 
-from shmtransport import HandleError, Ring, WaitTimeoutError, codec, messages
+from shmtransport import HandleError, Reader, Ring, WaitTimeoutError, codec, messages
 from shmtransport.asyncio import Channel
 
 Socket = zmq.asyncio.Socket
+
+HANDLES, NBYTES, DEATHS = 8, 64 << 10, 60
 
 
 @contextlib.asynccontextmanager
@@ -75,3 +81,57 @@ def test_an_answer_that_finds_no_room_in_the_socket_goes_out_later() -> None:
 
     with Ring.create("1MiB") as ring:
         asyncio.run(talk(ring))
+
+
+def forked_reader(ring: Ring) -> int:
+    """Pid of a reader that has opened half of its handles, which are all that the ring holds, and then sleeps."""
+    up, down = os.pipe()
+    asked, told = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        reader = Reader.join(ring.id)
+        os.write(down, bytes.fromhex(reader.peer_id))
+        held = []
+        for _ in range(HANDLES // 2):
+            held.append(reader.open(os.read(asked, 1000)))
+            os.write(down, b"!")
+        time.sleep(60)
+        os._exit(0)
+    try:
+        peer_id = os.read(up, 16).hex()
+        wires = [bytes(ring.share(torch.zeros(NBYTES, dtype=torch.uint8), peer_id)) for _ in range(HANDLES)]
+        for wire in wires[: HANDLES // 2]:
+            os.write(told, wire)
+            assert os.read(up, 1) == b"!"
+    finally:
+        for fd in (up, down, asked, told):
+            os.close(fd)
+    return pid
+
+
+def test_all_bytes_of_a_killed_reader_are_back_within_50_ms() -> None:
+    """From the moment at which the kernel says that it is dead; it stays a zombie until all is back."""
+    took_s: list[float] = []
+    since_kill_s: list[float] = []
+    with Ring.create(HANDLES * NBYTES, segment=HANDLES * NBYTES, on_full="raise") as ring:
+        for _ in range(DEATHS):
+            pid = forked_reader(ring)
+            pidfd = os.pidfd_open(pid)
+            assert ring.attachment.core.room()[0] == HANDLES * NBYTES
+            killed = time.monotonic()
+            os.kill(pid, signal.SIGKILL)
+            assert select.select([pidfd], [], [], 20)[0]
+            died = time.monotonic()
+            while ring.attachment.core.room()[0]:
+                ring.reap()
+                assert time.monotonic() - died < 5
+            took_s.append(time.monotonic() - died)
+            since_kill_s.append(time.monotonic() - killed)
+            os.waitpid(pid, 0)
+            os.close(pidfd)
+    for what, samples_s in (("since its death", took_s), ("since the signal", since_kill_s)):
+        samples_s.sort()
+        print(
+            f"all bytes back {what}: p50 {samples_s[DEATHS // 2] * 1000:.2f} ms, at most {samples_s[-1] * 1000:.2f} ms"
+        )
+    assert took_s[-1] < 0.050
