@@ -155,6 +155,22 @@ def test_a_thread_that_ends_gives_back_what_only_it_held(ring: Ring) -> None:
     assert ring.statistics().blocks == 0
 
 
+def test_a_program_that_a_process_started_does_not_prolong_its_life(ring: Ring, engine: Child) -> None:
+    """It inherits every descriptor that may be inherited, and lives on."""
+    hold_a_block(engine, ring)
+    engine.run("own = Ring.create('1MiB'); backed = own.put(pixels(2))")
+    own_id = engine.ask("own.id")
+    engine.run("import subprocess; started = subprocess.Popen(['sleep', '60'], close_fds=False, stdin=-3, stdout=-3)")
+    started = engine.ask("started.pid")
+    try:
+        engine.kill()
+        all_comes_back(ring)
+        wait_until(lambda: own_id in sweep() or own_id not in segment.rings(), timeout_s=1.0)
+        os.kill(started, 0)
+    finally:
+        os.kill(started, signal.SIGKILL)
+
+
 # -- pids -------------------------------------------------------------------------------------------------------
 
 

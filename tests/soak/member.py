@@ -47,6 +47,7 @@ KEPT = 6
 HOARDED = 500
 TABLE_AGE_S = 0.02
 LARGEST_DATAGRAM_NBYTES = 60_000
+DEATH_S = 1.0
 
 # The number, the row it starts at, whether it may be stale, and the peer ids of sender and reader.
 _HEAD = struct.Struct("<QIB16s16s")
@@ -287,7 +288,7 @@ class Member:
                 self.pipe.send(("corrupted", f"lost: {Handle.from_bytes(wire)} was stale, and its sender lives"))
             return True
         except SegmentError:
-            if endpoint.statistics().writer.alive:  # a dead one hands no descriptors over
+            if not _dies(endpoint):  # a dead writer hands no descriptors over
                 raise
             return True
         self.transfers += 1
@@ -330,3 +331,11 @@ def _ring_of(wire: bytes) -> str:
 
 def _is_alive(endpoint: Endpoint, peer_id: str) -> bool:
     return any(process.alive and process.peer_id == peer_id for process in endpoint.statistics().processes)
+
+
+def _dies(endpoint: Endpoint) -> bool:
+    """Whether the writer of a ring is dead or about to be: a killed process closes its sockets before its lock goes."""
+    deadline = time.monotonic() + DEATH_S
+    while (alive := endpoint.statistics().writer.alive) and time.monotonic() < deadline:
+        time.sleep(0.001)
+    return not alive
