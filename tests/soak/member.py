@@ -43,11 +43,14 @@ from shmtransport import (
 from tests.soak.contents import Payload, contents_of, fault_of, fill, make, raw_of
 
 PAUSE_MS = 2
-KEPT = 6
-HOARDED = 500
+"""For a writer whose readers take nothing more."""
+KEPT, HOARDED = 6, 500
+"""Tensors that a member holds at most, ordinarily and when it hoards."""
 TABLE_AGE_S = 0.02
+"""For so long a look at who is in a ring is good; the dead among them are addressed meanwhile."""
 LARGEST_DATAGRAM_NBYTES = 60_000
 DEATH_S = 1.0
+"""For a process that has begun to die, on a busy machine."""
 
 # The number, the row it starts at, whether it may be stale, and the peer ids of sender and reader.
 _HEAD = struct.Struct("<QIB16s16s")
@@ -98,6 +101,8 @@ def address_of(run: str, name: str) -> str:
 
 
 class Member:
+    """What a process of the soak has: perhaps a ring, places in all others, tensors, and a socket."""
+
     def __init__(self, plan: Plan, pipe: Connection) -> None:
         self.plan = plan
         self.pipe = pipe
@@ -180,7 +185,7 @@ class Member:
                 for process in endpoint.statistics().processes
                 if process.alive and process.name != self.plan.name
             }
-            self.tables = {**self.tables, endpoint.id: (time.monotonic(), table)}
+            self.tables[endpoint.id] = time.monotonic(), table
         return table
 
     def account(self) -> int:
