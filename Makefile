@@ -34,6 +34,7 @@ export CC
 .PHONY: help venv venv-vllm demo demo-vllm test test-vllm test-vllm-releases stress sanitize sanitize-full lint bench check-tools clean distclean
 .PHONY: help venv venv-vllm demo demo-vllm test test-hostile test-hostile-full test-vllm test-vllm-releases lint bench check-tools clean distclean
 .PHONY: help venv venv-vllm demo demo-vllm test test-pressure test-vllm test-vllm-releases lint bench check-tools clean distclean
+.PHONY: help venv venv-vllm demo demo-vllm test soak test-vllm test-vllm-releases lint bench check-tools clean distclean
 
 help:  ## list what can be made
 	@echo 'make TARGET, where TARGET is one of'
@@ -58,6 +59,8 @@ test-hostile-full: venv  ## the same in full: every word with every byte value; 
 	@$(BIN)/python -m pytest tests/hostile --full -s -o faulthandler_timeout=0 $(ARGS)
 test-pressure: venv  ## fail every call into libc, meet every limit; a minute, as root or where user namespaces are allowed
 	@$(BIN)/python -m pytest tests/pressure $(ARGS)
+soak: venv  ## ROUNDS=1000 SEED=7: processes at work that are killed and paused at random; four minutes at most
+	@$(BIN)/python -m tests.soak $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 venv-vllm: $(VLLM_STAMP) $(CORE)  ## make .venv-vllm with vLLM's CPU build, or bring it up to date
 

@@ -189,3 +189,15 @@ bool shmt_revoke(shmt_attachment *attachment, uint32_t ticket, uint32_t sequence
     pthread_mutex_unlock(&attachment->mutex);
     return revoked;
 }
+
+uint32_t shmt_unopened_now(shmt_attachment *attachment, shmt_unopened *unopened) {
+    uint32_t length = 0;
+    pthread_mutex_lock(&attachment->mutex);
+    for (uint32_t i = 0; i < attachment->open_length; i++) {
+        uint16_t ticket = attachment->open_tickets[i];
+        uint64_t word = atomic_load_explicit(ticket_word(attachment, attachment->index, ticket), memory_order_relaxed);
+        if (shmt_word_mask(word)) unopened[length++] = (shmt_unopened){attachment->sent[ticket].entry, shmt_word_mask(word)};
+    }
+    pthread_mutex_unlock(&attachment->mutex);
+    return length;
+}

@@ -31,6 +31,14 @@ void shmt_ticket_acknowledge(shmt_attachment *attachment, uint32_t sender, uint3
  * stay open. Caller holds the mutex. */
 uint32_t shmt_settle(shmt_attachment *attachment, uint32_t limit, bool liveness);
 
+/* One handle that this process has sent: its block's entry, and the indices that have not opened it yet. */
+typedef struct shmt_unopened {
+    uint32_t entry, mask;
+} shmt_unopened;
+
+/* All of them; `unopened` has room for SHMT_TICKETS. Returns how many there are. Settles nothing. */
+uint32_t shmt_unopened_now(shmt_attachment *attachment, shmt_unopened *unopened);
+
 /* Wakes the settling threads of all processes of the ring. */
 void shmt_ring_bells(shmt_attachment *attachment);
 

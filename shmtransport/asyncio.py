@@ -37,6 +37,7 @@ class Channel:
         self._exchange = Exchange(ring, threshold, name)
         self._thread = ThreadPoolExecutor(1, "shmtransport")
         self._receiving = asyncio.Lock()
+        self._sending = 0  # tasks that wait for the socket to take something
         self._closed = False
 
     async def send(self, value: object, to: bytes | Iterable[bytes] | None = None, *, timeout_s: float = 30.0) -> None:
@@ -133,22 +134,32 @@ class Channel:
             if unsent:
                 message.revoke(unsent)
 
-    async def _send_frames(self, peer: bytes, frames: Frames) -> None:
+    async def _send_frames(self, peer: bytes, frames: Frames, option: int = 0) -> None:
+        self._sending += 1
         try:
-            await self._socket.send_multipart([peer, *frames] if self._routes else frames)
+            await self._socket.send_multipart([peer, *frames] if self._routes else frames, option)
         except zmq.ZMQError as error:
             if error.errno == zmq.EHOSTUNREACH:
                 raise PeerDeadError(f"no peer with routing id {peer!r} is connected") from error
             raise
+        finally:
+            self._sending -= 1
 
     async def _flush(self) -> None:
+        """Sends waiting answers and introductions, as far as the socket takes them at once.
+
+        Not while a task sends: the socket would make them wait behind that one's message.
+        """
         outbox = self._exchange.outbox
-        while outbox:
-            peer, frames = outbox.pop(0)
+        while outbox and not self._sending:
+            peer, frames = outbox[0]
             try:
-                await self._send_frames(peer, frames)
+                await self._send_frames(peer, frames, zmq.NOBLOCK)
+            except zmq.Again:
+                return
             except PeerDeadError:
-                continue  # it will not ask again
+                pass  # it will not ask again
+            outbox.pop(0)
 
     async def _pump(self) -> None:
         if not self._routes:
@@ -169,6 +180,12 @@ class Channel:
                 return True
             if not wait and not await self._socket.poll(0):
                 return False
+            while wait and self._exchange.outbox and not self._routes:  # it waits for room, or the peer to connect
+                either = zmq.POLLIN | zmq.POLLOUT
+                ready: Any = await self._socket.poll(None, either)  # type: ignore[call-arg]  # a wrong stub
+                if ready & zmq.POLLIN:
+                    break
+                await self._flush()
             parts = await self._socket.recv_multipart(copy=False)
             frames = [part.buffer for part in parts]
             peer = bytes(frames.pop(0)) if self._routes else ONLY_PEER

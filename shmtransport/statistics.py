@@ -24,6 +24,12 @@ class Process(msgspec.Struct, frozen=True):
     leased_nbytes: int
     oldest_lease_s: float
     """Age of the oldest block it holds, since that block was written; 0 when it holds none."""
+    unopened: int
+    """Handles that the process which asks has sent it, and that it has not opened yet."""
+    unopened_nbytes: int
+    """In their blocks, which the sender holds for it meanwhile."""
+    oldest_unopened_s: float
+    """Age of the oldest of these blocks; 0 when there are none."""
     written_nbytes: int
     """In blocks it made: copied by ``put`` or filled in place after ``empty``."""
     copied_nbytes: int
@@ -67,23 +73,36 @@ class RingStatistics(msgspec.Struct, frozen=True):
         return total
 
     def holders(self) -> str:
-        """One line that says who holds the ring's memory, largest first."""
-        holding = sorted((p for p in self.processes if p.leased_blocks), key=lambda p: -p.leased_nbytes)
-        return (
-            "; ".join(
-                f"{p.role} {p.name or '?'} (index {p.index}, pid {p.pid}, {'alive' if p.alive else 'dead'}) holds "
-                f"{p.leased_nbytes} bytes in {p.leased_blocks} blocks, the oldest for {p.oldest_lease_s:.1f} s"
-                for p in holding
-            )
-            or "nobody holds any of it"
+        """One line that says who holds the ring's memory, or has not opened what was sent to it, largest first."""
+        holding = [process for process in self.processes if process.leased_blocks or process.unopened]
+        holding.sort(key=lambda process: -max(process.leased_nbytes, process.unopened_nbytes))
+        return "; ".join(map(_holding, holding)) or "nobody holds any of it"
+
+
+def _holding(process: Process) -> str:
+    """Who it is, and what it holds or keeps others from giving back."""
+    state = "alive" if process.alive else "dead"
+    who = f"{process.role} {process.name or '?'} (index {process.index}, pid {process.pid}, {state})"
+    what = []
+    if process.leased_blocks:
+        what.append(
+            f"holds {process.leased_nbytes} bytes in {process.leased_blocks} blocks, "
+            f"the oldest for {process.oldest_lease_s:.1f} s"
         )
+    if process.unopened:
+        what.append(
+            f"has not opened {process.unopened} handles of {process.unopened_nbytes} bytes, "
+            f"the oldest for {process.oldest_unopened_s:.1f} s"
+        )
+    return f"{who} {' and '.join(what)}"
 
 
 def read(attachment: Attachment) -> RingStatistics:
     """Reads the shared state; takes no lease and no lock."""
     now_ns = time.monotonic_ns()
+    unopened = attachment.core.unopened()  # before the blocks: what they name is then there, or was opened since
     blocks = attachment.core.blocks()
-    processes = [_process(row, blocks, now_ns) for row in attachment.core.rows()]
+    processes = [_process(row, blocks, unopened, now_ns) for row in attachment.core.rows()]
     return RingStatistics(
         ring_id=attachment.ring_id,
         capacity_nbytes=attachment.capacity_nbytes,
@@ -94,9 +113,12 @@ def read(attachment: Attachment) -> RingStatistics:
     )
 
 
-def _process(row: "_core.Row", blocks: "list[_core.Block]", now_ns: int) -> Process:
+def _process(row: "_core.Row", blocks: "list[_core.Block]", unopened: list[tuple[int, int]], now_ns: int) -> Process:
     index, peer_id, alive, _, pid, _, joined_ns, name, counters, inline = row
     held = [block for block in blocks if block[2] >> index & 1]
+    sent = [entry for entry, mask in unopened if mask >> index & 1]
+    entries = set(sent)
+    awaited = [block for block in blocks if block[0] in entries]
     written_nbytes, writes, shared, opened, opened_nbytes, reaps, wait_ns, revoked, copied_nbytes = counters
     return Process(
         index=index,
@@ -109,6 +131,9 @@ def _process(row: "_core.Row", blocks: "list[_core.Block]", now_ns: int) -> Proc
         leased_blocks=len(held),
         leased_nbytes=sum(block[5] for block in held),
         oldest_lease_s=max((now_ns - block[6] for block in held), default=0) / 1e9,
+        unopened=len(sent),
+        unopened_nbytes=sum(block[5] for block in awaited),
+        oldest_unopened_s=max((now_ns - block[6] for block in awaited), default=0) / 1e9,
         written_nbytes=written_nbytes,
         copied_nbytes=copied_nbytes,
         writes=writes,

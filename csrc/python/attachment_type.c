@@ -322,6 +322,7 @@ static PyMethodDef attachment_methods[] = {
     {"facts", shmt_view_facts, METH_NOARGS, "(index, segments, entries, capacity_nbytes, segment_nbytes)."},
     {"rows", shmt_view_rows, METH_NOARGS, "Every signed row of the reader table."},
     {"blocks", shmt_view_blocks, METH_NOARGS, "Every leased block."},
+    {"unopened", shmt_view_unopened, METH_NOARGS, "(entry, mask of who has not opened it) of every handle sent from here."},
     {0},
 };
 

@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "attachment_view.h"
+#include "tickets.h"
 #include "writer.h"
 
 PyObject *shmt_view_segment_nbytes(PyObject *self, PyObject *arguments) {
@@ -92,4 +93,18 @@ PyObject *shmt_view_blocks(PyObject *self, PyObject *unused) {
         Py_XDECREF(block);
     }
     return blocks;
+}
+
+PyObject *shmt_view_unopened(PyObject *self, PyObject *unused) {
+    (void)unused;
+    if (!shmt_usable(self)) return NULL;
+    shmt_unopened sent[SHMT_TICKETS];
+    uint32_t length = shmt_unopened_now(shmt_core_of(self), sent);
+    PyObject *unopened = PyList_New(0);
+    for (uint32_t i = 0; unopened && i < length; i++) {
+        PyObject *handle = Py_BuildValue("II", sent[i].entry, sent[i].mask);
+        if (!handle || PyList_Append(unopened, handle) != 0) Py_CLEAR(unopened);
+        Py_XDECREF(handle);
+    }
+    return unopened;
 }

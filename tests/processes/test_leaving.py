@@ -33,7 +33,10 @@ def joined(process: Child, ring_id: str) -> str:
 # Forks for each request; the child falls through to the end of the script, and through all of the
 # interpreter's own way out.
 ENDS = """
-import gc, json, os, sys, threading
+import atexit
+early = []
+atexit.register(lambda: [call() for call in early])
+import gc, json, os, sys, threading, time
 import torch
 from shmtransport import Reader, Ring
 for line in iter(sys.stdin.readline, ""):
@@ -55,6 +58,34 @@ print(ring.id, flush=True)
 exec(asked["way"])
 """
 
+# Begun, and in the middle of anything, when the main thread ends. Those that go on work on arrays: a daemon thread
+# that comes back from a torch operation then ends the process with "terminate called without an active exception".
+IN_A_THREAD = """
+begun = threading.Event()
+def work():
+    begun.set()
+    {work}
+threading.Thread(target=work, daemon={daemon}).start()
+begun.wait(10)
+time.sleep(0.02)
+"""
+
+# A channel whose peer takes nothing.
+SENDING = """
+import signal, zmq
+from shmtransport import Channel, WaitTimeoutError
+context = zmq.Context()
+near, far = context.socket(zmq.PAIR), context.socket(zmq.PAIR)
+near.sndhwm = far.rcvhwm = 1
+near.bind("inproc://full"); far.connect("inproc://full")
+channel = Channel(near, ring)
+while near.poll(0, zmq.POLLOUT): channel.send(1)
+def send_until(handler):
+    signal.signal(signal.SIGALRM, handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.05)
+    while True: channel.send(held[0], timeout_s=60)
+"""
+
 WAYS_OUT = {
     "the end of the script": "",
     "sys.exit": "sys.exit(0)",
@@ -64,6 +95,24 @@ WAYS_OUT = {
     "a thread that holds tensors": "threading.Thread(target=threading.Event().wait, args=(60,), daemon=True).start()",
     "a generator in the middle": "g = (t for t in held); next(g)",
     "an exit handler that uses the ring": "import atexit; atexit.register(lambda: ring.put(torch.ones(5)))",
+    "an exit handler that reads a tensor": "atexit.register(lambda kept=held[3]: kept.sum())",
+    "an exit handler that was there before the package's": "early.append(lambda: held[3].sum())",
+    "a thread that outlives the main thread": IN_A_THREAD.format(daemon=False, work="time.sleep(0.1); held[3].sum()"),
+    "a thread in the middle of a read": IN_A_THREAD.format(
+        daemon=True, work="array = held[3].numpy()\n    while True: array.sum()"
+    ),
+    "a thread in the middle of calls": IN_A_THREAD.format(
+        daemon=True,
+        work="array = held[3].numpy()\n    while ring.reap() == 0: ring.open(ring.share(ring.put(-array), ring))",
+    ),
+    "a thread that waits for room": IN_A_THREAD.format(
+        daemon=True,
+        work="full = Ring.create('64KiB', on_full='block'); kept = full.put(torch.ones(1 << 14)); full.put(kept + 1)",
+    ),
+    "sys.exit in a thread": IN_A_THREAD.format(daemon=False, work="own = ring.put(torch.ones(5)); sys.exit(1)"),
+    "sys.exit in the middle of a send": SENDING + "send_until(lambda *_: sys.exit(0))",
+    "the end while a thread is in the middle of a send": SENDING
+    + IN_A_THREAD.format(daemon=True, work="channel.send(held[0], timeout_s=60)"),
     "a tensor that refers to its ring": "held[0].ring = ring; ring.held = held",
 }
 
@@ -141,13 +190,16 @@ def test_a_multiprocessing_child_that_calls_sys_exit_leaves_nothing(kind: Kind, 
     assert names_of(own_id) == []
 
 
-def test_os_exit_is_a_death_like_any_other(engine: Child) -> None:
+@pytest.mark.parametrize(
+    "way", ["os._exit(5)", SENDING + "send_until(lambda *_: os._exit(5))"], ids=["idle", "sending"]
+)
+def test_os_exit_is_a_death_like_any_other(engine: Child, way: str) -> None:
     with Ring.create("2MiB", segment="2MiB", on_full="raise") as ring:
         peer_id = joined(engine, ring.id)
         engine.run("tensor = reader.open(wire)", wire=bytes(ring.share(pixels(1, 2 * MIB), peer_id)))
         engine.run("own = Ring.create('1MiB'); backed = own.put(pixels(1, 1000))")
         own_id = engine.ask("own.id")
-        assert engine.run_until_death("os._exit(5)") == 5
+        assert engine.run_until_death(f"ring, held = own, [backed]\n{way}") == 5
         assert ring.holds(ring.put(pixels(2, 2 * MIB)))
         wait_until(lambda: own_id in sweep() or not names_of(own_id), 1.0)
         assert names_of(own_id) == []

@@ -10,6 +10,7 @@ from shmtransport.ring import Ring
 
 _GROWTH_EVERY_S: Final = 60.0
 _MAPPING_EVERY_S: Final = 0.25
+_END_TIMEOUT_S: Final = 10.0  # a growth takes less than one
 
 
 class GrowsAhead:
@@ -35,7 +36,7 @@ class GrowsAhead:
         self._ended = True
         self._asked.set()
         if threading.current_thread() is not self._thread:  # which may be the one that collects the last client
-            self._thread.join()
+            self._thread.join(_END_TIMEOUT_S)
 
     def _run(self) -> None:
         while not self._ended:
