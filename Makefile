@@ -9,6 +9,7 @@ VLLM_BIN   := $(VLLM_VENV)/bin
 VLLM_STAMP := $(VLLM_VENV)/.installed
 VLLM_RELEASES := 0.27.0 0.30.0   # besides the one in constraints-vllm.txt; the oldest and a newer one with this torch
 SOURCE := $(wildcard csrc/*.[ch] csrc/python/*.[ch])
+KILL_POINTS := build/kill_points/shmtransport/_core.abi3.so
 
 # The first of these that is 3.11 or newer; 3.11 comes first because it is the one that was tested. PYTHON=... names yours.
 PYTHONS   := python3.11 python3 python3.12 python3.13 python3.14
@@ -30,7 +31,7 @@ export CC
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv venv-vllm demo demo-vllm test test-vllm test-vllm-releases lint bench check-tools clean distclean
+.PHONY: help venv venv-vllm demo demo-vllm test test-crash crash-full test-vllm test-vllm-releases lint bench check-tools clean distclean
 
 help:  ## list what can be made
 	@echo 'make TARGET, where TARGET is one of'
@@ -47,6 +48,12 @@ demo-vllm: venv-vllm  ## photographs through real vLLM, with the plugin off and 
 
 test: venv  ## run all tests
 	@$(BIN)/python -m pytest $(ARGS)
+
+test-crash: venv $(KILL_POINTS)  ## kill processes at every kill point and after every instruction; five minutes
+	@$(BIN)/python -m pytest tests/crash $(ARGS)
+
+crash-full: venv $(KILL_POINTS)  ## the same without leaving out an instruction of a long loop
+	@$(BIN)/python -m pytest tests/crash --every-instruction $(ARGS)
 
 venv-vllm: $(VLLM_STAMP) $(CORE)  ## make .venv-vllm with vLLM's CPU build, or bring it up to date
 
@@ -116,6 +123,11 @@ $(VLLM_STAMP): pyproject.toml constraints-vllm.txt setup.py tests/vllm/torchvisi
 $(CORE): setup.py $(SOURCE) csrc csrc/python | $(STAMP)
 	@echo 'Building $@'
 	@$(BIN)/python setup.py --quiet build_ext --inplace
+	@touch $@
+
+$(KILL_POINTS): setup.py $(SOURCE) csrc csrc/python | $(STAMP)
+	@echo 'Building $@'
+	@SHMTRANSPORT_KILL_POINTS=1 $(BIN)/python setup.py --quiet build_ext --build-lib build/kill_points --build-temp build/kill_points/objects
 	@touch $@
 
 # A person watches the downloads; a log is told of errors only.

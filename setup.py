@@ -3,6 +3,7 @@
 The extension keeps to the limited API of Python 3.11, so that one wheel serves 3.11 and every later version.
 ``SHMTRANSPORT_WERROR=1`` makes every C warning an error; `make lint` sets it. It is off by default because a
 compiler newer than the tested ones may warn about something that is no reason for an installation to fail.
+``SHMTRANSPORT_KILL_POINTS=1`` makes a core for crash tests (csrc/kill_points.h); give it a ``--build-lib`` of its own.
 """
 
 import os
@@ -25,6 +26,14 @@ if os.environ.get("SHMTRANSPORT_WERROR") == "1":
     WARNINGS.append("-Werror")
 
 
+SOURCES = {*glob("csrc/*.c"), *glob("csrc/python/*.c")}
+MACROS: list[tuple[str, str | None]] = [("Py_LIMITED_API", "0x030B0000")]
+if os.environ.get("SHMTRANSPORT_KILL_POINTS") == "1":
+    MACROS.append(("SHMT_KILL_POINTS", None))
+else:
+    SOURCES.remove("csrc/kill_points.c")
+
+
 class BuildExtension(build_ext):
     """``build_ext`` that says in one line what is missing, before the compiler says it in fifty."""
 
@@ -40,11 +49,11 @@ class BuildExtension(build_ext):
 
 core = Extension(
     "shmtransport._core",
-    sources=sorted(glob("csrc/*.c") + glob("csrc/python/*.c")),
+    sources=sorted(SOURCES),
     # Objects are not tracked one by one: a change of any header, layout.h above all, builds everything again.
     depends=["setup.py", *sorted(glob("csrc/**/*.h", recursive=True))],
     include_dirs=["csrc"],
-    define_macros=[("Py_LIMITED_API", "0x030B0000")],
+    define_macros=MACROS,
     extra_compile_args=["-std=gnu11", "-O2", "-g", "-fvisibility=hidden", "-pthread", *WARNINGS],
     extra_link_args=["-pthread"],
     py_limited_api=True,
