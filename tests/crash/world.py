@@ -1,0 +1,194 @@
+"""Who survives a kill, and what they require of what it left behind.
+
+This process has a ring of its own, in which a bystander reads; both live through all kills of a scenario. The
+victim takes part in that ring, or has one of its own that the two have joined.
+"""
+
+import contextlib
+import statistics
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from shmtransport import Reader, Ring, _core, sweep
+from tests.crash.nursery import Nursery
+from tests.processes.children import Child, digest, pixels
+from tests.support import segment_names, segments_mapped_by_strangers, wait_until
+
+KIB = 1 << 10
+PAYLOAD_NBYTES = 128 * KIB
+SEGMENT_NBYTES = 1024 * KIB
+ENTRIES = 8
+# A victim's own ring: its copies are large enough for kernels and threads.
+MAKE_RING = "ring = Ring.create('4MiB', segment='2MiB', entries=8, on_full='raise', copy_kernel=kernel)"
+
+# A transfer may take this many times what it took before the first kill; a lost wake-up costs 50 ms, which is more.
+SLOWER = 4
+
+
+def leased_by_the_dead(core: _core.Attachment, but: int = 0) -> int:
+    """Blocks with the bit of an index whose lock is free, without those bits that are in the mask ``but``."""
+    living = sum(1 << index for index in range(32) if core.is_alive(index))
+    return sum(1 for block in core.blocks() if block[2] & ~living & ~but)
+
+
+class World:
+    """The survivors of one scenario. Made by `world`."""
+
+    def __init__(self, ring: Ring, nursery: Nursery, folder: Path) -> None:
+        self.ring = ring
+        self.nursery = nursery
+        self.bystander = nursery.child()
+        self.bystander.run(
+            "reader = Reader.join(ring_id)\n"
+            "held, far = [], None\n"
+            "def opened(reader, wire):\n"
+            "    try: return digest(reader.open(wire))\n"
+            "    except StaleHandleError: return 'stale'\n",
+            ring_id=ring.id,
+        )
+        self.bystander_id: str = self.bystander.ask("reader.peer_id")
+        self.delivered = folder / "delivered"
+        self.names = {name for name in segment_names() if ring.id in name}
+        self.reader: Reader | None = None  # of the victim's ring
+        self._held: list[object] = []
+        self._waiting: threading.Thread | None = None
+        self._seed = 0
+        self.transfer_s = statistics.median(self.transfer() for _ in range(15))
+
+    # -- what scenarios are made of --
+
+    def joined(self, process: Child) -> str:
+        """``process`` as a reader of this process's ring; its peer id."""
+        process.run("reader = Reader.join(ring_id)", ring_id=self.ring.id)
+        peer_id: str = process.ask("reader.peer_id")
+        return peer_id
+
+    def sent(self, *peer_ids: str) -> bytes:
+        """A handle of a block that only its ticket still holds."""
+        self._seed += 1
+        return bytes(self.ring.share(pixels(self._seed, PAYLOAD_NBYTES), peer_ids))
+
+    def opened(self, process: Child) -> str:
+        """As `joined`, with a tensor ``held`` that nobody else holds."""
+        peer_id = self.joined(process)
+        process.run("held = reader.open(wire)", wire=self.sent(peer_id))
+        self.ring.attachment.core.settle()
+        return peer_id
+
+    def dead_reader(self) -> None:
+        """Leaves a reader that was killed: a tensor, a handle on its way to it, and one that it has sent."""
+        dead = self.nursery.child()
+        self.sent(self.opened(dead))
+        dead.run("sent = reader.share(held, other)", other=self.bystander_id)
+        dead.kill()
+
+    def put_that_waits(self) -> None:
+        """Starts a thread that waits until the ring's whole segment is free, and waits until it waits."""
+        core = self.ring.attachment.core
+
+        def put() -> None:
+            assert not isinstance(core.allocate(SEGMENT_NBYTES, 20.0), int)
+
+        self._waiting = threading.Thread(target=put)
+        self._waiting.start()
+        control = Path(f"/dev/shm/{next(name for name in self.names if name.endswith(f'{self.ring.id}-0'))}")
+        wait_until(lambda: control.read_bytes()[192] > 0)
+
+    def join_ring_of(self, victim: Child, *, kernel: str = "libc") -> None:
+        """The victim makes a ring; both survivors join it, and hold a tensor and an unopened handle each."""
+        victim.run(MAKE_RING, kernel=kernel)
+        ring_id = victim.ask("ring.id")
+        self.reader = Reader.join(ring_id)
+        self.bystander.run("far = Reader.join(ring_id)", ring_id=ring_id)
+        ids = [self.reader.peer_id, self.bystander.ask("far.peer_id")]
+        victim.run("held = ring.put(pixels(1, 64 << 10))", ids=ids)
+        wire = victim.ask("bytes(ring.share(held, ids))")
+        self._held.append(self.reader.open(wire))
+        self.bystander.run("held.append(far.open(wire))", wire=wire)
+        victim.run("unopened = ring.share(pixels(2, 64 << 10), ids)")
+
+    # -- what must hold when the victim is dead --
+
+    def check(self) -> None:
+        """Fails if anything is lost, leaked, wrong or slow."""
+        if self._waiting is not None:
+            self._waiting.join(10)
+            assert not self._waiting.is_alive(), "the writer waits for the dead"
+            self._waiting = None
+        if self.reader is not None:
+            self._check_ring_of_the_dead(self.reader)
+        self._open_what_was_delivered("reader")
+        wait_until(self._nothing_else_has_a_name)
+        self._check_own_ring()
+        wait_until(lambda: min(self.transfer() for _ in range(3)) < SLOWER * self.transfer_s)
+
+    def transfer(self) -> float:
+        """Seconds from put to the bystander's answer, which must be of the right bytes."""
+        self._seed += 1
+        tensor = pixels(self._seed, PAYLOAD_NBYTES)
+        expected = digest(tensor)
+        started = time.perf_counter()
+        wire = bytes(self.ring.share(tensor, self.bystander_id))
+        found = self.bystander.ask("digest(reader.open(wire))", wire=wire)
+        took = time.perf_counter() - started
+        assert found == expected
+        return took
+
+    def _nothing_else_has_a_name(self) -> bool:
+        """Sweeps, as the next start would. Other test runs on this machine have rings too."""
+        if segment_names() - self.names:
+            sweep()
+        left = segment_names() - self.names
+        return not left or not (left - segments_mapped_by_strangers())
+
+    def _open_what_was_delivered(self, reader: str) -> None:
+        """A handle that the victim got out: right bytes, or stale because its sender is dead."""
+        if not self.delivered.exists():
+            return
+        wire, expected = self.delivered.read_bytes().split(b"\0wire\0")
+        self.delivered.unlink()
+        found = self.bystander.ask(f"opened({reader}, wire)", wire=wire)
+        assert found in (expected.decode(), "stale")
+
+    def _check_ring_of_the_dead(self, reader: Reader) -> None:
+        """Its writer's bit stays (rule 7); all else is as in a living ring, and the last one out removes the names."""
+        core = reader.attachment.core
+        assert [digest(tensor) for tensor in self._held] == [digest(pixels(1, 64 * KIB))]
+        self._open_what_was_delivered("far")
+        wait_until(lambda: core.reap() == 0 and leased_by_the_dead(core, but=1) == 0)
+        forwarded = bytes(reader.share(self._held[0], self.bystander.ask("far.peer_id")))  # type: ignore[arg-type]
+        assert self.bystander.ask("digest(far.open(wire))", wire=forwarded) == digest(pixels(1, 64 * KIB))
+        wait_until(lambda: core.settle() == 0)
+        assert self.bystander.ask("far.attachment.core.settle()") == 0
+        self.bystander.run("held.clear(); far.close(); far = None; gc.collect()")
+        self._held.clear()
+        wait_until(lambda: all(block[2] == 1 for block in core.blocks()))
+        reader.close()
+        del core
+        self.reader = None
+
+    def _check_own_ring(self) -> None:
+        core = self.ring.attachment.core
+        wait_until(lambda: core.reap() == 0 and leased_by_the_dead(core) == 0)
+        self.bystander.run("held.clear(); gc.collect()")
+        assert self.bystander.ask("reader.attachment.core.settle()") == 0
+        wait_until(lambda: core.settle() == 0)
+        wait_until(lambda: core.room()[0] == 0)
+        assert core.room() == (0, SEGMENT_NBYTES, SEGMENT_NBYTES, 0)
+        facts = self.ring.statistics()
+        assert (facts.used_nbytes, facts.blocks) == (0, 0)
+        assert [process.alive for process in facts.processes] == [True, True]
+
+
+@contextlib.contextmanager
+def world(nursery: Nursery, folder: Path) -> Iterator[World]:
+    """Survivors for the time of the ``with`` block; then nothing is left of their ring either."""
+    ring = Ring.create(SEGMENT_NBYTES, segment=SEGMENT_NBYTES, entries=ENTRIES, on_full="raise", copy_kernel="libc")
+    made = World(ring, nursery, folder)
+    try:
+        yield made
+    finally:
+        made.bystander.finish()
+        ring.close()
