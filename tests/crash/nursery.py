@@ -4,6 +4,7 @@ The same calls as tests.processes.children, whose forkserver has imported the or
 """
 
 import contextlib
+import gc
 import os
 import secrets
 import signal
@@ -75,6 +76,7 @@ def run(address: str) -> None:
     import shmtransport  # noqa: F401 - so that no child has to
     from tests.processes.children import serve
 
+    gc.freeze()  # a child that ends does not look through all modules once more
     with Client(f"\0{address}", family="AF_UNIX") as connection:
         while True:
             try:
