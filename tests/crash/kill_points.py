@@ -38,7 +38,10 @@ def points_in_sources() -> set[str]:
 
 class _Finder(MetaPathFinder):
     def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+        self,
+        fullname: str,
+        path: Sequence[str] | None,  # noqa: ARG002
+        target: ModuleType | None = None,  # noqa: ARG002
     ) -> ModuleSpec | None:
         return importlib.util.spec_from_file_location(fullname, CORE) if fullname == NAME else None
 

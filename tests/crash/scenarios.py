@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
 from shmtransport import copying
-from tests.crash.world import World
+from tests.crash.world import BEHIND_THE_WIRE, World
 from tests.processes.children import Child
 
 Prepare: TypeAlias = Callable[[World, Child], str]
@@ -123,28 +123,27 @@ def ends_with_a_tensor(world: World, victim: Child) -> str:
 
 # -- a forwarder -------------------------------------------------------------------------------------------------
 
-DELIVER = (
-    "wire = bytes({sender}.share(held, {to}))\n"
-    "with open(path + '.part', 'wb') as file: file.write(wire + b'\\0wire\\0' + digest(held).encode())\n"
-    "os.rename(path + '.part', path)\n"
-)
+
+def delivers(sender: str, to: str) -> str:
+    """Statements that share ``held`` and write the handle into the file ``path``, all of it or nothing."""
+    return (
+        f"wire = bytes({sender}.share(held, {to}))\n"
+        f"with open(path + '.part', 'wb') as file: file.write(wire + {BEHIND_THE_WIRE!r} + digest(held).encode())\n"
+        "os.rename(path + '.part', path)\n"
+    )
 
 
 @scenario("forwarder")
 def forwards_and_lets_go(world: World, victim: Child) -> str:
     world.opened(victim)
     victim.run("", path=str(world.delivered), other=world.bystander_id)
-    return DELIVER.format(sender="reader", to="other") + "held = None\nreader.attachment.core.settle()"
+    return delivers("reader", "other") + "held = None\nreader.attachment.core.settle()"
 
 
 @scenario("forwarder")
 def forwards_to_itself(world: World, victim: Child) -> str:
     world.opened(victim)
-    return (
-        "again = reader.open(reader.share(held, reader))\n"
-        "held = again = None\n"
-        "reader.attachment.core.settle()\n"
-    )
+    return "again = reader.open(reader.share(held, reader))\nheld = again = None\nreader.attachment.core.settle()\n"
 
 
 @scenario("forwarder")
@@ -205,6 +204,14 @@ def orphan(world: World) -> str:
 
 @scenario("writer")
 def creates(world: World, victim: Child) -> str:
+    victim.run(
+        "make = shmtransport.attachment._try_create\n"
+        "def make_and_tell(ring_id, config):\n"
+        "    with open(path, 'w') as file: file.write(ring_id)\n"
+        "    return make(ring_id, config)\n"
+        "shmtransport.attachment._try_create = make_and_tell",
+        path=str(world.created),
+    )
     return "ring = Ring.create('1MiB', segment='256KiB', entries=8, copy_kernel='libc')"
 
 
@@ -246,7 +253,7 @@ def puts_when_there_is_no_room(world: World, victim: Child) -> str:
 def shares(world: World, victim: Child) -> str:
     world.join_ring_of(victim)
     victim.run("", path=str(world.delivered))
-    return DELIVER.format(sender="ring", to="ids") + "held = None"
+    return delivers("ring", "ids") + "held = None"
 
 
 @scenario("writer")
@@ -292,7 +299,8 @@ def reaps_a_reader(world: World, victim: Child) -> str:
     world.join_ring_of(victim)
     dead = world.nursery.child()
     dead.run("reader = Reader.join(ring_id)", ring_id=victim.ask("ring.id"))
-    dead.run("held = reader.open(wire)", wire=victim.ask("bytes(ring.share(held, peer))", peer=dead.ask("reader.peer_id")))
+    wire = victim.ask("bytes(ring.share(held, peer_id))", peer_id=dead.ask("reader.peer_id"))
+    dead.run("held = reader.open(wire)", wire=wire)
     dead.kill()
     return "assert ring.reap() == 1"
 

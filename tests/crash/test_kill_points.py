@@ -31,13 +31,12 @@ def passed(world: World, scenario: Scenario, folder: Path, fatal: int) -> Record
     )
     with contextlib.suppress(EOFError, ConnectionResetError):
         victim.answer()
-    if scenario.ends:
-        status = victim.finish()
-        record = Record.read(path)
-        assert status == (0 if record.died_at is None else -signal.SIGKILL)
-    else:
+    if not scenario.ends:
         victim.kill()
-        record = Record.read(path)
+        return Record.read(path)
+    status = victim.finish()
+    record = Record.read(path)
+    assert status == (0 if record.died_at is None else -signal.SIGKILL)
     return record
 
 
