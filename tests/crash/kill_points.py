@@ -8,6 +8,7 @@ import contextlib
 import ctypes
 import importlib.util
 import os
+import pkgutil
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +28,11 @@ PYTHON_POINTS = {
     "name.opened": ("posix_ipc", "SharedMemory"),
     "name.removed": ("posix_ipc", "unlink_shared_memory"),
     "segment.reserved": ("os", "posix_fallocate"),
+    "memfd.created": ("os", "memfd_create"),
+    "socket.bound": ("socket:socket", "bind"),
+    "socket.listening": ("socket:socket", "listen"),
+    "socket.renamed": ("os", "rename"),
+    "socket.removed": ("os", "unlink"),
 }
 
 
@@ -52,7 +58,7 @@ def install() -> None:
         raise AssertionError("shmtransport was imported before")
     sys.meta_path.insert(0, _Finder())
     for point, (module, function) in PYTHON_POINTS.items():
-        owner = importlib.import_module(module)
+        owner = pkgutil.resolve_name(module)
         setattr(owner, function, _with_point(point, getattr(owner, function)))
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
 from shmtransport import copying
+from shmtransport.config import BACKINGS, BackingName
 from tests.crash.world import BEHIND_THE_WIRE, World
 from tests.processes.children import Child
 
@@ -20,6 +21,7 @@ class Scenario(NamedTuple):
     role: str
     prepare: Prepare
     ends: bool
+    backings: tuple[BackingName, ...]
 
     def __str__(self) -> str:
         return f"{self.role}-{self.prepare.__name__}"
@@ -28,9 +30,11 @@ class Scenario(NamedTuple):
 SCENARIOS: list[Scenario] = []
 
 
-def scenario(role: str, *, ends: bool = False) -> Callable[[Prepare], Prepare]:
+def scenario(
+    role: str, *, ends: bool = False, backings: tuple[BackingName, ...] = BACKINGS
+) -> Callable[[Prepare], Prepare]:
     def add(prepare: Prepare) -> Prepare:
-        SCENARIOS.append(Scenario(role, prepare, ends))
+        SCENARIOS.append(Scenario(role, prepare, ends, backings))
         return prepare
 
     return add
@@ -184,7 +188,7 @@ def joins(world: World, victim: Child) -> str:
     return "reader = Reader.join(ring_id)"
 
 
-@scenario("new tenant")
+@scenario("new tenant", backings=("posix",))  # of a memfd ring there is nothing then
 def joins_when_the_writer_is_dead(world: World, victim: Child) -> str:
     victim.run("", ring_id=orphan(world))
     return "try: Reader.join(ring_id)\nexcept SegmentNotFoundError: pass"
@@ -192,7 +196,7 @@ def joins_when_the_writer_is_dead(world: World, victim: Child) -> str:
 
 def orphan(world: World) -> str:
     """The id of a ring of which there are only names."""
-    dead = world.nursery.child()
+    dead = world.child()
     dead.run("ring = Ring.create('64KiB', entries=8, copy_kernel='libc')")
     ring_id: str = dead.ask("ring.id")
     dead.kill()
@@ -204,15 +208,14 @@ def orphan(world: World) -> str:
 
 @scenario("writer")
 def creates(world: World, victim: Child) -> str:
-    victim.run(
-        "make = shmtransport.attachment._try_create\n"
-        "def make_and_tell(ring_id, config):\n"
-        "    with open(path, 'w') as file: file.write(ring_id)\n"
-        "    return make(ring_id, config)\n"
-        "shmtransport.attachment._try_create = make_and_tell",
-        path=str(world.created),
-    )
     return "ring = Ring.create('1MiB', segment='256KiB', entries=8, copy_kernel='libc')"
+
+
+@scenario("writer", backings=("memfd",))
+def hands_a_segment_over(world: World, victim: Child) -> str:
+    """To itself: its thread does not know the difference."""
+    world.join_ring_of(victim)
+    return "with shmtransport.segment.BY_NAME['memfd'].opened(ring.id, 0): pass"
 
 
 @scenario("writer")
@@ -297,7 +300,7 @@ def ends_among_readers(world: World, victim: Child) -> str:
 @scenario("writer")
 def reaps_a_reader(world: World, victim: Child) -> str:
     world.join_ring_of(victim)
-    dead = world.nursery.child()
+    dead = world.child()
     dead.run("reader = Reader.join(ring_id)", ring_id=victim.ask("ring.id"))
     wire = victim.ask("bytes(ring.share(held, peer_id))", peer_id=dead.ask("reader.peer_id"))
     dead.run("held = reader.open(wire)", wire=wire)
@@ -310,7 +313,7 @@ def reaps_a_reader(world: World, victim: Child) -> str:
 
 @scenario("last one out")
 def closes_a_dead_writers_ring(world: World, victim: Child) -> str:
-    dead = world.nursery.child()
+    dead = world.child()
     dead.run("ring = Ring.create('64KiB', entries=8, copy_kernel='libc')")
     victim.run("reader = Reader.join(ring_id)", ring_id=dead.ask("ring.id"))
     dead.kill()
@@ -323,7 +326,7 @@ def sweeps(world: World, victim: Child) -> str:
     return "shmtransport.sweep()"
 
 
-@scenario("sweeper")
+@scenario("sweeper", backings=("posix",))
 def sweeps_names_without_a_control_name(world: World, victim: Child) -> str:
     ring_id = orphan(world)
     victim.run("os.unlink(f'/dev/shm/shmt-{os.geteuid()}-{ring_id}-0')", ring_id=ring_id)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from shmtransport.config import BACKINGS, BackingName
 from tests.support import ROOT
 
 DENSE = 64
@@ -23,24 +24,30 @@ FLAGS = "-std=gnu11 -O2 -g -Wall -Wextra -Werror -pthread -rdynamic -Wl,-z,now".
 
 @pytest.fixture(scope="module")
 def steps(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The program, made of steps.c and the core's own sources."""
+    """The program, made of steps*.c and the core's own sources."""
     program = tmp_path_factory.mktemp("steps") / "steps"
     compiler = shutil.which(os.environ.get("CC", "cc"))
     assert compiler is not None
-    sources = [path for path in sorted((ROOT / "csrc").glob("*.c")) if path.name != "kill_points.c"]
-    steps = ROOT / "tests" / "crash" / "steps.c"
-    subprocess.run([compiler, *FLAGS, f"-I{ROOT / 'csrc'}", steps, *sources, "-o", program], check=True)
+    core = [path for path in sorted((ROOT / "csrc").glob("*.c")) if path.name != "kill_points.c"]
+    ours = sorted((ROOT / "tests" / "crash").glob("*.c"))
+    subprocess.run([compiler, *FLAGS, f"-I{ROOT / 'csrc'}", *ours, *core, "-o", program], check=True)
     return program
 
 
 @pytest.mark.timeout(1800)
+@pytest.mark.parametrize("backing", BACKINGS)
 @pytest.mark.parametrize("operation", ["put", "share", "open", "release", "reap", "join"])
 def test_everybody_recovers_after_whichever_instruction_one_is_killed(
-    steps: Path, operation: str, rng: random.Random, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
+    steps: Path,
+    backing: BackingName,
+    operation: str,
+    rng: random.Random,
+    request: pytest.FixtureRequest,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     every = request.config.getoption("--every-instruction")
     dense, stride = (1 << 30, 1) if every else (DENSE, STRIDE)
-    command = [steps, operation, str(dense), str(stride), str(rng.randrange(stride))]
+    command: list[str | Path] = [steps, backing, operation, str(dense), str(stride), str(rng.randrange(stride))]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from shmtransport import copying
+from shmtransport.config import BACKINGS, BackingName
 from tests.crash.kill_points import PYTHON_POINTS, Record, points_in_sources
 from tests.crash.nursery import Nursery
 from tests.crash.scenarios import SCENARIOS, Scenario
@@ -18,7 +19,7 @@ MOST = 400
 
 def passed(world: World, scenario: Scenario, folder: Path, fatal: int) -> Record:
     """What a new victim passed before it died: at its ``fatal``-th point, or behind the operation."""
-    victim = world.nursery.child()
+    victim = world.child()
     statements = scenario.prepare(world, victim)
     path = folder / "passed"
     disarm = "" if scenario.ends else "guard.__exit__(None, None, None)"
@@ -41,11 +42,15 @@ def passed(world: World, scenario: Scenario, folder: Path, fatal: int) -> Record
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("scenario", SCENARIOS, ids=str)
+@pytest.mark.parametrize(
+    ("backing", "scenario"),
+    [pytest.param(backing, each, id=f"{backing}-{each}") for each in SCENARIOS for backing in each.backings],
+)
 def test_everybody_recovers_wherever_one_is_killed(
-    a_nursery: Nursery, scenario: Scenario, tmp_path: Path, kills: dict[str, list[str]]
+    a_nursery: Nursery, backing: BackingName, scenario: Scenario, tmp_path: Path, kills: dict[str, list[str]]
 ) -> None:
-    with world(a_nursery, tmp_path) as survivors:
+    with world(a_nursery, tmp_path, backing) as survivors:
+        record = Record([], None)
         for fatal in range(1, MOST):
             record = passed(survivors, scenario, tmp_path, fatal)
             try:
@@ -63,9 +68,11 @@ def test_everybody_recovers_wherever_one_is_killed(
 @pytest.mark.timeout(240)
 def test_every_kill_point_of_the_sources_is_passed_in_some_scenario(a_nursery: Nursery, tmp_path: Path) -> None:
     found: set[str] = set()
-    with world(a_nursery, tmp_path) as survivors:
-        for scenario in SCENARIOS:
-            found |= set(passed(survivors, scenario, tmp_path, 0).passed)
-            survivors.check()
+    for backing in BACKINGS:
+        with world(a_nursery, tmp_path, backing) as survivors:
+            for scenario in SCENARIOS:
+                if backing in scenario.backings:
+                    found |= set(passed(survivors, scenario, tmp_path, 0).passed)
+                    survivors.check()
     elsewhere = set() if "avx2-nt" in copying.machine().kernels else {"copy.stored", "copy.fenced"}
     assert points_in_sources() | set(PYTHON_POINTS) == found | elsewhere

@@ -5,6 +5,8 @@ victim takes part in that ring, or has one of its own that the two have joined.
 """
 
 import contextlib
+import ctypes
+import re
 import statistics
 import threading
 import time
@@ -14,17 +16,33 @@ from pathlib import Path
 import pytest
 
 from shmtransport import Reader, Ring, SegmentNotFoundError, _core, sweep
+from shmtransport.config import BackingName
 from shmtransport.tensors import Tensor
 from tests.crash.nursery import Nursery
 from tests.processes.children import Child, digest, pixels
-from tests.support import segment_names, segments_mapped_by_strangers, wait_until
+from tests.support import segment_names, wait_until
 
 PAYLOAD_NBYTES = 128 << 10
 HELD_NBYTES = 64 << 10
 SEGMENT_NBYTES = 1 << 20
 ENTRIES = 8
+WAITING_OFFSET = 192
+"""Of the header's field that is not 0 while the writer waits (docs/protocol.md)."""
 # A victim's own ring: its copies are large enough for kernels and threads.
 MAKE_RING = "ring = Ring.create('4MiB', segment='2MiB', entries=8, on_full='raise', copy_kernel=kernel)"
+
+# In every child: which backing its rings have, and where it says so before it makes one.
+TELL_RINGS = """
+os.environ[shmtransport.segment.VARIABLE] = backing
+make = shmtransport.attachment._try_create
+
+def make_and_tell(ring_id, *more):
+    with open(created, "a") as file:
+        print(ring_id, file=file)
+    return make(ring_id, *more)
+
+shmtransport.attachment._try_create = make_and_tell
+"""
 
 # In a file with a handle that the victim got out: between it and the digest of what it stands for.
 BEHIND_THE_WIRE = b"\0wire\0"
@@ -42,10 +60,12 @@ def leased_by_the_dead(core: _core.Attachment, but: int = 0) -> int:
 class World:
     """The survivors of one scenario. Made by `world`."""
 
-    def __init__(self, ring: Ring, nursery: Nursery, folder: Path) -> None:
+    def __init__(self, ring: Ring, backing: str, nursery: Nursery, folder: Path) -> None:
         self.ring = ring
-        self.nursery = nursery
-        self.bystander = nursery.child()
+        self._backing = backing
+        self._nursery = nursery
+        self._created = folder / "created"  # ids of the children's rings
+        self.bystander = self.child()
         self.bystander.run(
             "reader = Reader.join(ring_id)\n"
             "held, far = [], None\n"
@@ -56,8 +76,7 @@ class World:
         )
         self.bystander_id: str = self.bystander.ask("reader.peer_id")
         self.delivered = folder / "delivered"
-        self.created = folder / "created"
-        self.names = {name for name in segment_names() if ring.id in name}
+        self._sweeps_first = False
         self.reader: Reader | None = None  # of the victim's ring
         self._held: list[Tensor] = []
         self._waiting: threading.Thread | None = None
@@ -65,6 +84,12 @@ class World:
         self.transfer_s = statistics.median(self.transfer() for _ in range(15))
 
     # -- what scenarios are made of --
+
+    def child(self) -> Child:
+        """A new process, whose rings have the backing of this one's."""
+        child = self._nursery.child()
+        child.run(TELL_RINGS, backing=self._backing, created=str(self._created))
+        return child
 
     def joined(self, process: Child) -> str:
         """``process`` as a reader of this process's ring; its peer id."""
@@ -86,7 +111,7 @@ class World:
 
     def dead_reader(self) -> None:
         """Leaves a reader that was killed: a tensor, a handle on its way to it, and one that it has sent."""
-        dead = self.nursery.child()
+        dead = self.child()
         self.sent(self.opened(dead))
         dead.run("sent = reader.share(held, other)", other=self.bystander_id)
         dead.kill()
@@ -100,8 +125,11 @@ class World:
 
         self._waiting = threading.Thread(target=put)
         self._waiting.start()
-        control = Path(f"/dev/shm/{next(name for name in self.names if name.endswith(f'{self.ring.id}-0'))}")
-        wait_until(lambda: control.read_bytes()[192] > 0)
+        maps = Path("/proc/self/maps").read_text()
+        control = re.search(rf"^([0-9a-f]+)-[0-9a-f]+ rw-s .*shmt-\d+-{self.ring.id}-0\b", maps, re.MULTILINE)
+        assert control is not None
+        waiting = ctypes.c_uint32.from_address(int(control[1], 16) + WAITING_OFFSET)
+        wait_until(lambda: waiting.value > 0)
 
     def join_ring_of(self, victim: Child, *, kernel: str = "libc") -> None:
         """The victim makes a ring; both survivors join it, and hold a tensor and an unopened handle each."""
@@ -127,11 +155,7 @@ class World:
         if self.reader is not None:
             self._check_ring_of_the_dead(self.reader)
         self._open_what_was_delivered("reader")
-        if self.created.exists():  # whatever is there of it: nobody joins a dead writer's ring, nor waits for it
-            with pytest.raises(SegmentNotFoundError):
-                Reader.join(self.created.read_text())
-            self.created.unlink()
-        wait_until(self._only_this_ring_has_names)
+        self._check_names()
         self._check_own_ring()
         wait_until(self._transfers_are_as_fast_as_before)
 
@@ -150,12 +174,28 @@ class World:
     def _transfers_are_as_fast_as_before(self) -> bool:
         return min(self.transfer() for _ in range(3)) < SLOWER * self.transfer_s
 
-    def _only_this_ring_has_names(self) -> bool:
-        """Sweeps, as the next start would. Other test runs on this machine have rings too."""
-        if segment_names() - self.names:
-            sweep()
-        left = segment_names() - self.names
-        return not left or not (left - segments_mapped_by_strangers())
+    def _check_names(self) -> None:
+        """Nobody joins a dead writer's ring, whatever there is of it, nor waits for it; a sweep, as the next start
+        makes one, leaves nothing of it. Either may come first."""
+        ring_ids = self._created.read_text().split() if self._created.exists() else []
+        self._created.unlink(missing_ok=True)
+
+        def nothing_is_left() -> bool:
+            left = {name for name in segment_names() for ring_id in ring_ids if ring_id in name}
+            if left:
+                sweep()
+            return not left
+
+        def join() -> None:
+            for ring_id in ring_ids:
+                with pytest.raises(SegmentNotFoundError):
+                    Reader.join(ring_id)
+
+        self._sweeps_first = not self._sweeps_first
+        if self._sweeps_first:
+            wait_until(nothing_is_left)
+        join()
+        wait_until(nothing_is_left)
 
     def _open_what_was_delivered(self, reader: str) -> None:
         """A handle that the victim got out: right bytes, or stale because its sender is dead."""
@@ -215,10 +255,17 @@ class World:
 
 
 @contextlib.contextmanager
-def world(nursery: Nursery, folder: Path) -> Iterator[World]:
+def world(nursery: Nursery, folder: Path, backing: BackingName) -> Iterator[World]:
     """Survivors for the time of the ``with`` block; then nothing is left of their ring either."""
-    ring = Ring.create(SEGMENT_NBYTES, segment=SEGMENT_NBYTES, entries=ENTRIES, on_full="raise", copy_kernel="libc")
-    made = World(ring, nursery, folder)
+    ring = Ring.create(
+        SEGMENT_NBYTES,
+        segment=SEGMENT_NBYTES,
+        entries=ENTRIES,
+        on_full="raise",
+        copy_kernel="libc",
+        backing=backing,
+    )
+    made = World(ring, backing, nursery, folder)
     try:
         yield made
     finally:
