@@ -26,12 +26,9 @@ if os.environ.get("SHMTRANSPORT_WERROR") == "1":
     WARNINGS.append("-Werror")
 
 
-SOURCES = {*glob("csrc/*.c"), *glob("csrc/python/*.c")}
 MACROS: list[tuple[str, str | None]] = [("Py_LIMITED_API", "0x030B0000")]
 if os.environ.get("SHMTRANSPORT_KILL_POINTS") == "1":
     MACROS.append(("SHMT_KILL_POINTS", None))
-else:
-    SOURCES.remove("csrc/kill_points.c")
 
 
 class BuildExtension(build_ext):
@@ -49,7 +46,7 @@ class BuildExtension(build_ext):
 
 core = Extension(
     "shmtransport._core",
-    sources=sorted(SOURCES),
+    sources=sorted(glob("csrc/*.c") + glob("csrc/python/*.c")),
     # Objects are not tracked one by one: a change of any header, layout.h above all, builds everything again.
     depends=["setup.py", *sorted(glob("csrc/**/*.h", recursive=True))],
     include_dirs=["csrc"],

@@ -69,10 +69,10 @@ def opens_in_a_segment_that_it_cannot_map(world: World, victim: Child) -> str:
     victim.run("shmtransport.attachment.Attachment.map_ahead = lambda self: None")
     victim.run("", wire=world.sent(world.joined(victim)))
     victim.run(
-        "def opened(ring_id, number): raise SegmentError('as if no address space were left')\n"
-        "shmtransport.segment.opened = opened"
+        "def opened(*arguments): raise SegmentError('as if no address space were left')\n"
+        "type(reader.attachment.backing).opened = opened"
     )
-    return "try: reader.open(wire)\nexcept SegmentError: pass"
+    return "try: held = reader.open(wire)\nexcept SegmentError: pass\nelse: raise AssertionError"
 
 
 @scenario("reader")

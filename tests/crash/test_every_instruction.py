@@ -28,9 +28,8 @@ def steps(tmp_path_factory: pytest.TempPathFactory) -> Path:
     program = tmp_path_factory.mktemp("steps") / "steps"
     compiler = shutil.which(os.environ.get("CC", "cc"))
     assert compiler is not None
-    core = [path for path in sorted((ROOT / "csrc").glob("*.c")) if path.name != "kill_points.c"]
-    ours = sorted((ROOT / "tests" / "crash").glob("*.c"))
-    subprocess.run([compiler, *FLAGS, f"-I{ROOT / 'csrc'}", *ours, *core, "-o", program], check=True)
+    sources = sorted([*(ROOT / "csrc").glob("*.c"), *(ROOT / "tests" / "crash").glob("*.c")])
+    subprocess.run([compiler, *FLAGS, f"-I{ROOT / 'csrc'}", *sources, "-o", program], check=True)
     return program
 
 
