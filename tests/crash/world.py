@@ -19,7 +19,7 @@ from shmtransport import Reader, Ring, SegmentNotFoundError, _core, sweep
 from shmtransport.config import BackingName
 from shmtransport.tensors import Tensor
 from tests.crash.nursery import Nursery
-from tests.processes.children import Child, digest, pixels
+from tests.processes.children import Child, digest, names_of, pixels
 from tests.support import segment_names, wait_until
 
 PAYLOAD_NBYTES = 128 << 10
@@ -28,6 +28,7 @@ SEGMENT_NBYTES = 1 << 20
 ENTRIES = 8
 WAITING_OFFSET = 192
 """Of the header's field that is not 0 while the writer waits (docs/protocol.md)."""
+
 # A victim's own ring: its copies are large enough for kernels and threads.
 MAKE_RING = "ring = Ring.create('4MiB', segment='2MiB', entries=8, on_full='raise', copy_kernel=kernel)"
 
@@ -154,6 +155,8 @@ class World:
             self._waiting = None
         if self.reader is not None:
             self._check_ring_of_the_dead(self.reader)
+            assert self._backing == "memfd" or names_of(self.reader.id) == []  # a socket is left to a sweep
+            self.reader = None
         self._open_what_was_delivered("reader")
         self._check_names()
         self._check_own_ring()
@@ -230,7 +233,6 @@ class World:
         self._held.clear()
         wait_until(only_the_writer_has_leases)
         reader.close()
-        self.reader = None
 
     def _check_own_ring(self) -> None:
         core = self.ring.attachment.core
