@@ -10,6 +10,7 @@ VLLM_BIN   := $(VLLM_VENV)/bin
 VLLM_STAMP := $(VLLM_VENV)/.installed
 VLLM_RELEASES := 0.27.0 0.30.0   # besides the one in constraints-vllm.txt; the oldest and a newer one with this torch
 SOURCE := $(wildcard csrc/*.[ch] csrc/python/*.[ch])
+KILL_POINTS := build/kill_points/shmtransport/_core.abi3.so
 
 # The first of these that is 3.11 or newer; 3.11 comes first because it is the one that was tested. PYTHON=... names yours.
 PYTHONS   := python3.11 python3 python3.12 python3.13 python3.14
@@ -35,6 +36,7 @@ export CC
 .PHONY: help venv venv-vllm demo demo-vllm test test-hostile test-hostile-full test-vllm test-vllm-releases lint bench check-tools clean distclean
 .PHONY: help venv venv-vllm demo demo-vllm test test-pressure test-vllm test-vllm-releases lint bench check-tools clean distclean
 .PHONY: help venv venv-vllm demo demo-vllm test soak test-vllm test-vllm-releases lint bench check-tools clean distclean
+.PHONY: help venv venv-vllm demo demo-vllm test test-crash crash-full test-vllm test-vllm-releases lint bench check-tools clean distclean
 
 help:  ## list what can be made
 	@echo 'make TARGET, where TARGET is one of'
@@ -61,6 +63,11 @@ test-pressure: venv  ## fail every call into libc, meet every limit; a minute, a
 	@$(BIN)/python -m pytest tests/pressure $(ARGS)
 soak: venv  ## ROUNDS=1000 SEED=7: processes at work that are killed and paused at random; four minutes at most
 	@$(BIN)/python -m tests.soak $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SEED),--seed $(SEED)) $(ARGS)
+test-crash: venv $(KILL_POINTS)  ## kill processes at every kill point and after every instruction; five minutes
+	@$(BIN)/python -m pytest tests/crash $(ARGS)
+
+crash-full: venv $(KILL_POINTS)  ## the same without leaving out an instruction of a long loop
+	@$(BIN)/python -m pytest tests/crash --every-instruction $(ARGS)
 
 venv-vllm: $(VLLM_STAMP) $(CORE)  ## make .venv-vllm with vLLM's CPU build, or bring it up to date
 
@@ -152,6 +159,11 @@ $(SANITIZED): setup.py $(SOURCE) csrc csrc/python | $(STAMP)
 	@touch $@
 
 SANITIZE = $(BIN)/python -m tests.sanitize.run $(CC)
+
+$(KILL_POINTS): setup.py $(SOURCE) csrc csrc/python | $(STAMP)
+	@echo 'Building $@'
+	@SHMTRANSPORT_KILL_POINTS=1 $(BIN)/python setup.py --quiet build_ext --build-lib build/kill_points --build-temp build/kill_points/objects
+	@touch $@
 
 # A person watches the downloads; a log is told of errors only.
 QUIET = --disable-pip-version-check $(if $(MAKE_TERMOUT),,--quiet --quiet)

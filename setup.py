@@ -5,6 +5,7 @@ The extension keeps to the limited API of Python 3.11, so that one wheel serves 
 compiler newer than the tested ones may warn about something that is no reason for an installation to fail.
 ``SHMTRANSPORT_SANITIZE=address,undefined`` builds it with those sanitizers, which end the process at what they find;
 their runtime has to be preloaded. `make sanitize` does both.
+``SHMTRANSPORT_KILL_POINTS=1`` makes a core for crash tests (csrc/kill_points.h); give it a ``--build-lib`` of its own.
 """
 
 import os
@@ -35,6 +36,11 @@ if sanitize := os.environ.get("SHMTRANSPORT_SANITIZE"):
     SANITIZERS_LINKED = [f"-fsanitize={sanitize}", "-static-libubsan", "-Wl,--exclude-libs,libubsan.a"]
 
 
+MACROS: list[tuple[str, str | None]] = [("Py_LIMITED_API", "0x030B0000")]
+if os.environ.get("SHMTRANSPORT_KILL_POINTS") == "1":
+    MACROS.append(("SHMT_KILL_POINTS", None))
+
+
 class BuildExtension(build_ext):
     """``build_ext`` that says in one line what is missing, before the compiler says it in fifty."""
 
@@ -54,7 +60,7 @@ core = Extension(
     # Objects are not tracked one by one: a change of any header, layout.h above all, builds everything again.
     depends=["setup.py", *sorted(glob("csrc/**/*.h", recursive=True))],
     include_dirs=["csrc"],
-    define_macros=[("Py_LIMITED_API", "0x030B0000")],
+    define_macros=MACROS,
     extra_compile_args=["-std=gnu11", "-O2", "-g", "-fvisibility=hidden", "-pthread", *WARNINGS, *SANITIZERS],
     extra_link_args=["-pthread", *SANITIZERS_LINKED],
     py_limited_api=True,

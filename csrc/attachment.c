@@ -66,6 +66,7 @@ static void sign_row(shmt_attachment *attachment, const shmt_peer *peer) {
     row->joined_ns = (uint64_t)shmt_now_ns();
     memcpy(row->name, peer->name, sizeof row->name);
     memset((uint8_t *)row + offsetof(shmt_row, written_nbytes), 0, sizeof *row - offsetof(shmt_row, written_nbytes));
+    SHMT_KILL_POINT("join.fields");
     atomic_store_explicit(&row->id_low, peer->id_low, memory_order_relaxed);
     atomic_store_explicit(&row->id_high, peer->id_high, memory_order_release);
     SHMT_KILL_POINT("join.id");
@@ -134,6 +135,7 @@ static shmt_status create(shmt_attachment *attachment, const shmt_shape *shape, 
     header->created_ns = realtime_ns();
     attachment->capacity_nbytes = shape->capacity_nbytes;
     attachment->ordinary_nbytes = shape->segment_nbytes;
+    SHMT_KILL_POINT("create.header");
     sign_row(attachment, peer);
     see_epochs(attachment);
     return SHMT_OK;
@@ -199,9 +201,11 @@ static shmt_status inspect(const shmt_attachment *attachment, shmt_found *found,
  * sequences go on, so that a late acknowledgement of theirs matches nothing of ours. */
 static void wipe_tickets(shmt_attachment *attachment) {
     _Atomic uint64_t *row = attachment->tickets + attachment->index * SHMT_TICKETS;
-    for (uint32_t i = 0; i < SHMT_TICKETS; i++)
+    for (uint32_t i = 0; i < SHMT_TICKETS; i++) {
+        if (!shmt_word_mask(atomic_load_explicit(&row[i], memory_order_relaxed))) continue;
         atomic_fetch_and_explicit(&row[i], ~(uint64_t)UINT32_MAX, memory_order_relaxed);
-    SHMT_KILL_POINT("join.tickets");
+        SHMT_KILL_POINT("join.ticket");
+    }
 }
 
 static shmt_status join(shmt_attachment *attachment, const shmt_peer *peer, shmt_found *found) {
@@ -262,6 +266,7 @@ shmt_status shmt_add_segment(shmt_attachment *attachment, uint32_t number, int f
     shmt_mapping mapping;
     shmt_status status = shmt_map(fd, nbytes, writable, true, &mapping);
     if (status != SHMT_OK) return status;
+    SHMT_KILL_POINT("segment.mapped");
     pthread_mutex_lock(&attachment->mutex);
     if (attachment->segments[number].base) {
         shmt_unmap(&mapping); /* another thread was quicker */
@@ -271,6 +276,7 @@ shmt_status shmt_add_segment(shmt_attachment *attachment, uint32_t number, int f
         attachment->segments[number] = mapping;
         if (is_writer) {
             atomic_store_explicit(&attachment->segment_nbytes[number], nbytes, memory_order_relaxed);
+            SHMT_KILL_POINT("grow.size");
             /* SYNC D-SEGMENT: an entry that names this segment is stored only after its size. */
             atomic_store_explicit(&attachment->header->segments, number + 1, memory_order_release);
             attachment->segments_length = number + 1;

@@ -8,6 +8,7 @@
 
 #include "copy_kernels.h"
 #include "copy_pool.h"
+#include "kill_points.h"
 
 /* The plan, in words that are each complete: a choice is kernel << 8 | threads, and zero is libc on one thread. Setting
  * it while others copy needs no lock. */
@@ -63,10 +64,12 @@ void shmt_copy(void *dst, const void *src, size_t nbytes, uint64_t footprint_nby
 void shmt_copy_with(shmt_copy_choice choice, void *dst, const void *src, size_t nbytes) {
     shmt_copy_function kernel = shmt_copy_kernel_function(choice.kernel);
     if (!kernel) kernel = shmt_copy_kernel_function(SHMT_COPY_LIBC);
+    SHMT_KILL_POINT("copy.begun");
     if (choice.threads > 1)
         shmt_copy_pool_run(kernel, choice.threads, dst, src, nbytes);
     else
         kernel(dst, src, nbytes);
+    SHMT_KILL_POINT("copy.ended");
 }
 
 static unsigned cpu_count(void) {

@@ -2,6 +2,8 @@
 
 #include <string.h>
 
+#include "kill_points.h"
+
 static void copy_libc(void *dst, const void *src, size_t nbytes) { memcpy(dst, src, nbytes); }
 
 #if defined(__x86_64__)
@@ -50,7 +52,9 @@ __attribute__((target("avx2"))) static void copy_avx2_nt(void *dst, const void *
         }
     }
     memcpy(to, from, left);
+    SHMT_KILL_POINT("copy.stored");
     _mm_sfence();
+    SHMT_KILL_POINT("copy.fenced");
 }
 
 __attribute__((target("avx512f"))) static void copy_avx512_nt(void *dst, const void *src, size_t nbytes) {
@@ -75,7 +79,9 @@ __attribute__((target("avx512f"))) static void copy_avx512_nt(void *dst, const v
         _mm512_stream_si512((__m512i *)(to + 192), d);
     }
     memcpy(to, from, left);
+    SHMT_KILL_POINT("copy.stored");
     _mm_sfence();
+    SHMT_KILL_POINT("copy.fenced");
 }
 
 shmt_copy_function shmt_copy_kernel_function(shmt_copy_kernel kernel) {

@@ -7,6 +7,7 @@
 #include <stdatomic.h>
 #include <sys/mman.h>
 
+#include "kill_points.h"
 #include "wait.h"
 
 #define WORKERS_MAX (SHMT_COPY_THREADS_MAX - 1)
@@ -87,6 +88,7 @@ static bool claim(pool *p, uint32_t number) {
                                                     memory_order_acquire));
 
     kernel(dst + offset, src + offset, nbytes - offset < piece_nbytes ? nbytes - offset : piece_nbytes);
+    SHMT_KILL_POINT("copy.piece");
 
     /* SYNC C-FINISHED: the caller's acquire of the last count sees the bytes of every piece. */
     uint32_t finished = atomic_fetch_add(&p->finished, 1) + 1;

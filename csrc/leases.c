@@ -152,6 +152,7 @@ static shmt_status open_locked(shmt_attachment *attachment, const shmt_reference
     shmt_row *row = &attachment->rows[attachment->index];
     atomic_fetch_add_explicit(&row->opened, 1, memory_order_relaxed);
     atomic_fetch_add_explicit(&row->opened_nbytes, reference->nbytes, memory_order_relaxed);
+    SHMT_KILL_POINT("count.opened");
     return SHMT_OK;
 }
 

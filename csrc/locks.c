@@ -96,6 +96,7 @@ shmt_status shmt_lock_hold(const shmt_file *file, uint32_t index, shmt_lock *loc
             if (page != MAP_FAILED && madvise(page, SHMT_PAGE_NBYTES, MADV_DONTFORK) == 0) {
                 lock->page = page;
                 status = SHMT_OK;
+                SHMT_KILL_POINT("lock.mapped");
             } else if (page != MAP_FAILED) {
                 munmap(page, SHMT_PAGE_NBYTES);
             }
@@ -108,8 +109,10 @@ shmt_status shmt_lock_hold(const shmt_file *file, uint32_t index, shmt_lock *loc
 }
 
 void shmt_lock_release(shmt_lock *lock) {
-    if (lock->page) munmap(lock->page, SHMT_PAGE_NBYTES);
+    if (!lock->page) return;
+    munmap(lock->page, SHMT_PAGE_NBYTES);
     lock->page = NULL;
+    SHMT_KILL_POINT("lock.released");
 }
 
 bool shmt_lock_is_held(const shmt_file *file, uint32_t index) {
@@ -129,8 +132,10 @@ shmt_status shmt_lock_during(const shmt_file *file, uint32_t first, uint32_t cou
         if (set_lock(fd, F_WRLCK, first, count) != 0) {
             status = lock_status();
         } else {
+            SHMT_KILL_POINT("during.locked");
             work(context);
             set_lock(fd, F_UNLCK, first, count);
+            SHMT_KILL_POINT("during.unlocked");
             status = SHMT_OK;
         }
         close(fd);

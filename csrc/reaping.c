@@ -35,6 +35,7 @@ typedef struct dead_reader {
 
 static void clear_dead(void *context) {
     dead_reader *dead = context;
+    SHMT_KILL_POINT("reap.locked");
     shmt_clear_everywhere(dead->attachment, dead->index);
     atomic_store_explicit(&dead->attachment->rows[dead->index].id_high, 0, memory_order_release);
     SHMT_KILL_POINT("reap.done");
@@ -54,6 +55,7 @@ uint32_t shmt_reap(shmt_attachment *attachment) {
     if (reaped) {
         _Atomic uint64_t *reaps = &attachment->rows[attachment->index].reaps;
         atomic_fetch_add_explicit(reaps, reaped, memory_order_relaxed);
+        SHMT_KILL_POINT("count.reaped");
     }
     return reaped;
 }

@@ -6,6 +6,7 @@
 #define _GNU_SOURCE
 #include <signal.h>
 
+#include "kill_points.h"
 #include "tickets.h"
 #include "wait.h"
 
@@ -14,6 +15,7 @@
 static void ring_own_bell(shmt_attachment *attachment) {
     _Atomic uint32_t *bell = &attachment->rows[attachment->index].bell;
     atomic_fetch_add_explicit(bell, 1, memory_order_release);
+    SHMT_KILL_POINT("bell.raised");
     shmt_wake(bell);
 }
 

@@ -12,6 +12,7 @@ void shmt_ring_bells(shmt_attachment *attachment) {
         shmt_row *row = &attachment->rows[r];
         if (!atomic_load_explicit(&row->epoch, memory_order_relaxed)) continue; /* never had a tenant */
         atomic_fetch_add_explicit(&row->bell, 1, memory_order_release);
+        SHMT_KILL_POINT("bell.raised");
         shmt_wake(&row->bell);
     }
 }
@@ -28,6 +29,7 @@ void shmt_ticket_acknowledge(shmt_attachment *attachment, uint32_t sender, uint3
     /* Somebody waits for room: let the sender end its lease now instead of at its next call. */
     if (atomic_load_explicit(&attachment->header->waiting, memory_order_seq_cst)) {
         atomic_fetch_add_explicit(&attachment->rows[sender].bell, 1, memory_order_release);
+        SHMT_KILL_POINT("bell.raised");
         shmt_wake(&attachment->rows[sender].bell);
     }
 }
@@ -38,9 +40,11 @@ void shmt_ticket_acknowledge(shmt_attachment *attachment, uint32_t sender, uint3
 static void see_epoch(shmt_attachment *attachment, uint32_t r) {
     uint32_t epoch = atomic_load_explicit(&attachment->rows[r].epoch, memory_order_acquire);
     if (epoch == attachment->epoch_seen[r]) return;
-    for (uint32_t i = 0; i < attachment->open_length; i++)
+    for (uint32_t i = 0; i < attachment->open_length; i++) {
         atomic_fetch_and_explicit(ticket_word(attachment, attachment->index, attachment->open_tickets[i]),
                                   ~(uint64_t)shmt_bit(r), memory_order_relaxed);
+        SHMT_KILL_POINT("settle.epoch");
+    }
     attachment->epoch_seen[r] = epoch;
 }
 
@@ -62,6 +66,7 @@ static void close_ticket(shmt_attachment *attachment, uint32_t position) {
     attachment->free_tickets[attachment->free_length++] = ticket;
     sent->open = false;
     attachment->locals[sent->entry].in_flight--;
+    SHMT_KILL_POINT("settle.closed");
     shmt_lease_release_if_unused(attachment, sent->entry);
 }
 
@@ -131,6 +136,7 @@ static shmt_status share_locked(shmt_attachment *attachment, uintptr_t address, 
     /* SYNC B-SHARE: changes nothing (our bit is in), but orders the bytes before every open of this block:
      * an open reads this word with acquire, even when its handle came twice or its ticket is long gone. */
     atomic_fetch_or_explicit(&attachment->entries[span->entry].word, shmt_bit(attachment->index), memory_order_release);
+    SHMT_KILL_POINT("share.ordered");
     atomic_store_explicit(word, shmt_word(sequence, mask), memory_order_release);
     SHMT_KILL_POINT("share.ticket");
     *reference = (shmt_reference){
@@ -143,6 +149,7 @@ static shmt_status share_locked(shmt_attachment *attachment, uintptr_t address, 
         .sequence = sequence,
     };
     atomic_fetch_add_explicit(&attachment->rows[attachment->index].shared, 1, memory_order_relaxed);
+    SHMT_KILL_POINT("count.shared");
     shmt_settler_start(attachment);
     return SHMT_OK;
 }
@@ -183,7 +190,10 @@ bool shmt_revoke(shmt_attachment *attachment, uint32_t ticket, uint32_t sequence
         uint64_t before = atomic_fetch_and_explicit(ticket_word(attachment, attachment->index, ticket), ~bits, memory_order_acquire);
         SHMT_KILL_POINT("revoke.ticket");
         revoked = (before & bits) != 0;
-        if (revoked) atomic_fetch_add_explicit(&attachment->rows[attachment->index].revoked, 1, memory_order_relaxed);
+        if (revoked) {
+            atomic_fetch_add_explicit(&attachment->rows[attachment->index].revoked, 1, memory_order_relaxed);
+            SHMT_KILL_POINT("count.revoked");
+        }
         shmt_settle(attachment, UINT32_MAX, false);
     }
     pthread_mutex_unlock(&attachment->mutex);

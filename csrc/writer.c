@@ -81,6 +81,7 @@ static shmt_status take(shmt_attachment *attachment, uint64_t nbytes, shmt_lease
     shmt_row *row = &attachment->rows[SHMT_WRITER];
     atomic_fetch_add_explicit(&row->writes, 1, memory_order_relaxed);
     atomic_fetch_add_explicit(&row->written_nbytes, nbytes, memory_order_relaxed);
+    SHMT_KILL_POINT("count.put");
     return SHMT_OK;
 }
 
@@ -108,6 +109,7 @@ shmt_status shmt_allocate_wait(shmt_attachment *attachment, uint64_t nbytes, int
     shmt_header *header = attachment->header;
     int64_t start = shmt_now_ns();
     atomic_fetch_add_explicit(&header->waiting, 1, memory_order_seq_cst);
+    SHMT_KILL_POINT("wait.raised");
     for (;;) {
         uint32_t seen = atomic_load_explicit(&header->released, memory_order_seq_cst);
         shmt_ring_bells(attachment);
@@ -118,7 +120,9 @@ shmt_status shmt_allocate_wait(shmt_attachment *attachment, uint64_t nbytes, int
         shmt_wait(&header->released, seen, left < SHMT_SLICE_NS ? left : SHMT_SLICE_NS);
     }
     atomic_fetch_sub_explicit(&header->waiting, 1, memory_order_seq_cst);
+    SHMT_KILL_POINT("wait.lowered");
     atomic_fetch_add_explicit(&attachment->rows[SHMT_WRITER].wait_ns, (uint64_t)(shmt_now_ns() - start), memory_order_relaxed);
+    SHMT_KILL_POINT("count.waited");
     return status == SHMT_FULL || status == SHMT_NO_ENTRY ? SHMT_TIMEOUT : status;
 }
 

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "attachment_view.h"
+#include "kill_points.h"
 #include "python.h"
 #include "tickets.h"
 #include "writer.h"
@@ -276,6 +277,7 @@ static PyObject *attachment_count_inline(PyObject *self, PyObject *arguments) {
     if (reason >= SHMT_INLINE_REASONS) return shmt_raise_status(self, SHMT_CORRUPT);
     shmt_row *row = &shmt_core_of(self)->rows[shmt_core_of(self)->index];
     atomic_fetch_add_explicit(&row->inline_transfers[reason], 1, memory_order_relaxed);
+    SHMT_KILL_POINT("count.inline");
     Py_RETURN_NONE;
 }
 
@@ -284,6 +286,7 @@ static PyObject *attachment_count_copied(PyObject *self, PyObject *arguments) {
     if (!PyArg_ParseTuple(arguments, "K", &nbytes) || !shmt_usable(self)) return NULL;
     shmt_attachment *attachment = shmt_core_of(self);
     atomic_fetch_add_explicit(&attachment->rows[attachment->index].copied_nbytes, nbytes, memory_order_relaxed);
+    SHMT_KILL_POINT("count.copied");
     Py_RETURN_NONE;
 }
 
@@ -292,6 +295,7 @@ static PyObject *attachment_declare_unmappable(PyObject *self, PyObject *argumen
     if (!PyArg_ParseTuple(arguments, "p", &unmappable) || !shmt_usable(self)) return NULL;
     shmt_row *row = &shmt_core_of(self)->rows[shmt_core_of(self)->index];
     atomic_store_explicit(&row->unmappable, (uint32_t)unmappable, memory_order_release);
+    SHMT_KILL_POINT("row.unmappable");
     Py_RETURN_NONE;
 }
 

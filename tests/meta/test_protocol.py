@@ -43,7 +43,7 @@ def test_the_codes_of_all_dtypes_are_in_the_document() -> None:
 
 def test_the_document_has_all_25_rules_and_all_kill_points() -> None:
     assert [int(number) for number in re.findall(r"^(\d+)\. ", section_of_rules(), flags=re.M)] == list(range(1, 26))
-    code = "".join(path.read_text() for path in (ROOT / "csrc").glob("*.c"))
+    code = "".join(path.read_text() for path in (ROOT / "csrc").rglob("*.c"))
     points = set(re.findall(r'SHMT_KILL_POINT\("([\w.]+)"\)', code))
     assert points
     assert points == set(re.findall(r"\b([a-z]+\.[a-z]+)(?=[\],])", " ".join(re.findall(r"\[[a-z., ]+\]", DOCUMENT))))
