@@ -36,12 +36,7 @@ export CC
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv venv-vllm demo demo-vllm test test-vllm test-vllm-releases stress sanitize sanitize-full lint bench check-tools clean distclean
-.PHONY: help venv venv-vllm demo demo-vllm test test-hostile test-hostile-full test-vllm test-vllm-releases lint bench check-tools clean distclean
-.PHONY: help venv venv-vllm demo demo-vllm test test-pressure test-vllm test-vllm-releases lint bench check-tools clean distclean
-.PHONY: help venv venv-vllm demo demo-vllm test soak test-vllm test-vllm-releases lint bench check-tools clean distclean
-.PHONY: help venv venv-vllm demo demo-vllm test test-crash crash-full test-vllm test-vllm-releases lint bench check-tools clean distclean
-.PHONY: help venv venv-vllm demo demo-vllm test test-vllm test-vllm-releases lint bench bench-env bench-abuse check-tools clean distclean
+.PHONY: help venv venv-vllm demo demo-vllm test test-vllm test-vllm-releases stress sanitize sanitize-full lint bench check-tools clean distclean test-hostile test-hostile-full test-pressure soak test-crash crash-full bench-env bench-abuse
 
 help:  ## list what can be made
 	@echo 'make TARGET, where TARGET is one of'

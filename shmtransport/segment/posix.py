@@ -11,7 +11,7 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import posix_ipc
 
@@ -108,7 +108,7 @@ class Posix(Backing):
             with host_errors(f"sweep ring {ring_id}"), self.opened(ring_id, 0) as fd:
                 return os.fstat(fd).st_uid == os.geteuid() and _core.unlink_names(fd, self.prefix(ring_id))
         except SegmentNotFoundError:
-            return all([_unlink(f"/{os.path.basename(path)}") for path in paths])
+            return sum(not _unlink(f"/{os.path.basename(path)}") for path in paths) == 0
 
 
 def _unlink(name: str) -> bool:
