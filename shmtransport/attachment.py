@@ -17,6 +17,10 @@ from shmtransport.config import SEGMENT_UNIT_NBYTES, RingConfig
 from shmtransport.errors import ConfigError, LayoutError, SegmentError, SegmentNotFoundError
 from shmtransport.layout import NAME_NBYTES, SEGMENTS, control_nbytes
 from shmtransport.segment.backing import Backing
+from shmtransport.segment.refusals import host_errors
+
+# Each takes a name of its own, so that a sweep comes between more than once is as good as impossible.
+_CREATE_ATTEMPTS = 8
 
 _lock = threading.RLock()
 _attachments: WeakValueDictionary[str, "Attachment"] = WeakValueDictionary()
@@ -70,9 +74,10 @@ class Attachment:
     def grow(self, nbytes: int) -> bool:
         """Adds a segment with room for ``nbytes``; False if that would exceed the capacity.
 
-        Raises `OutOfSharedMemoryError` if the host has no room; the ring stays usable.
+        Raises `OutOfSharedMemoryError` if the host has no room, `SegmentError` if it refuses the segment for
+        another reason; the ring stays usable.
         """
-        with self._growth:
+        with self._growth, host_errors(f"grow ring {self.ring_id}"):
             segments = self.core.facts()[1]
             left = self.capacity_nbytes - sum(self.core.segment_nbytes(number) for number in range(segments))
             needed = -(-nbytes // SEGMENT_UNIT_NBYTES) * SEGMENT_UNIT_NBYTES
@@ -109,23 +114,26 @@ def create(config: RingConfig) -> Attachment:
 
     Sweeps first what dead processes of this user left behind.
     """
-    segment.sweep()
-    _leave_at_exit()
-    backing = segment.choose(config.backing, config.capacity_nbytes)
-    while True:
-        ring_id = os.urandom(16).hex()
-        try:
-            attachment = _try_create(ring_id, config, backing)
-        except SegmentNotFoundError:
-            continue  # a sweep elsewhere took the name between its creation and our lock
-        with _lock:
-            _attachments[ring_id] = attachment
-        return attachment
+    with host_errors("create a ring"):
+        segment.sweep()
+        _leave_at_exit()
+        backing = segment.choose(config.backing, config.capacity_nbytes)
+        for attempt in range(1, _CREATE_ATTEMPTS + 1):
+            ring_id = os.urandom(16).hex()
+            try:
+                attachment = _try_create(ring_id, config, backing)
+                break
+            except SegmentNotFoundError:  # a sweep elsewhere took the name between its creation and our lock
+                if attempt == _CREATE_ATTEMPTS:
+                    raise
+    with _lock:
+        _attachments[ring_id] = attachment
+    return attachment
 
 
 def _try_create(ring_id: str, config: RingConfig, backing: Backing) -> Attachment:
     peer_id = new_peer_id()
-    backing.check_free(control_nbytes(config.entries) + config.segment_nbytes)
+    backing.check_free(control_nbytes(config.entries), config.segment_nbytes)
     with backing.created(ring_id, 0) as fd:
         try:
             core = _core.Attachment.create(
@@ -169,7 +177,7 @@ def join(ring_id: str, name: str, *, writable: bool) -> Attachment:
         if writable and backing.readers_only_read:
             raise ConfigError("writable", writable, f"False for a ring whose backing is {backing.NAME}: it is sealed")
         peer_id = new_peer_id()
-        with backing.opened(ring_id, 0) as fd:
+        with host_errors(f"join ring {ring_id}"), backing.opened(ring_id, 0) as fd:
             core = _core.Attachment.join(
                 fd, backing.prefix(ring_id), peer_id, _label(name), os.getpid(), host.start_time()
             )

@@ -19,6 +19,7 @@ from shmtransport import host
 from shmtransport.errors import HandleError, LayoutMismatchError
 from shmtransport.handles import VERSION as HANDLE_VERSION
 from shmtransport.layout import LAYOUT_VERSION
+from shmtransport.segment.refusals import host_errors
 
 MAGIC: Final = 0xB7
 VERSION: Final = 1
@@ -37,12 +38,9 @@ class Host(msgspec.Struct, frozen=True):
     @classmethod
     def here(cls) -> "Host":
         """This process's."""
-        return cls(
-            host.boot_id().hex(),
-            os.geteuid(),
-            LAYOUT_VERSION,
-            HANDLE_VERSION,
-        )
+        with host_errors("tell which host this is"):
+            boot_id = host.boot_id().hex()
+        return cls(boot_id, os.geteuid(), LAYOUT_VERSION, HANDLE_VERSION)
 
 
 Id: TypeAlias = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")]

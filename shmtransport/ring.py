@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterable
-from typing import Self, TypeAlias, TypeVar, cast
+from typing import Self, TypeVar, cast
 
 import numpy.typing as npt
 import torch
@@ -11,7 +11,7 @@ from shmtransport import _core, attachment, copying, tensors
 from shmtransport.attachment import Attachment
 from shmtransport.config import BackingChoice, OnFull, RingConfig
 from shmtransport.endpoint import Endpoint, Sendable
-from shmtransport.errors import ConfigError, OutOfSharedMemoryError, RingFullError, ShmTransportError, WaitTimeoutError
+from shmtransport.errors import ConfigError, RingFullError, SegmentError, ShmTransportError, WaitTimeoutError
 from shmtransport.handles import nbytes_of
 from shmtransport.layout import InlineReason, Status
 from shmtransport.tensors import Description, Tensor
@@ -20,10 +20,6 @@ from shmtransport.tensors import Description, Tensor
 _SIGNAL_SLICE_S = 0.1
 
 T = TypeVar("T", bound=Tensor)
-
-# What an OutOfSharedMemoryError says. The error itself, kept, would keep the frames it came through and with
-# them the ring and the caller's tensors, until the next garbage collection.
-Shortage: TypeAlias = tuple[int, int, str]
 
 
 class Ring(Endpoint):
@@ -66,7 +62,8 @@ class Ring(Endpoint):
         ``on_full``, when there is no room after growth and after reaping the dead: ``"inline"``, `put` answers
         its argument and the bytes travel in the message (counted); ``"block"``, wait up to ``timeout_s`` for a
         release, then raise `WaitTimeoutError`; ``"raise"``, raise `RingFullError` at once. Both name the
-        holders. If it is the host that has no shared memory left they raise `OutOfSharedMemoryError`.
+        holders. If it is the host that has no shared memory left they raise `OutOfSharedMemoryError`, and if it
+        refuses a further segment for another reason, as out of file descriptors, `SegmentError`.
 
         ``backing``: ``"posix"``, named segments in /dev/shm; ``"memfd"``, anonymous and sealed ones, which take
         memory that /dev/shm's size does not bound, leave nothing whatever dies, and which readers cannot map
@@ -77,8 +74,9 @@ class Ring(Endpoint):
         ``copy_kernel``: how `put` copies, for all rings of this process; by default measured once, in 50 to
         100 ms (`shmtransport.copying`). ``name``: a label for people, 31 bytes.
 
-        Raises `ConfigError`, or `OutOfSharedMemoryError` before anything is written. First removes what dead
-        processes of this user left in /dev/shm.
+        Raises `ConfigError`, `OutOfSharedMemoryError` before anything is written, or `SegmentError` for what else
+        the host refuses; nothing is left behind then. First removes what dead processes of this user left in
+        /dev/shm.
         """
         config = RingConfig.checked(
             capacity=capacity,
@@ -126,7 +124,7 @@ class Ring(Endpoint):
         """Adds a segment if no free extent is as large as one; whether it did, so call it until it did not.
 
         Fresh pages cost more than the copy into them: call it where nobody waits, after a `put`. Raises
-        `OutOfSharedMemoryError` if the host has no room; the ring stays usable.
+        what `create` says of the host; the ring stays usable.
         """
         _, _, largest_free_nbytes, _ = self.attachment.core.room()
         return largest_free_nbytes < self.attachment.segment_nbytes and self.attachment.grow(1)
@@ -162,11 +160,14 @@ class Ring(Endpoint):
         if lease is None and self._config.on_full == "inline":
             core.count_inline(InlineReason.FULL)
         elif lease is None:
-            raise self._no_room(nbytes, shortage)
+            try:
+                raise self._no_room(nbytes, shortage)
+            finally:
+                del shortage  # or the error keeps this frame, and the frame the error
         return lease
 
-    def _allocate_or_grow(self, nbytes: int) -> tuple[_core.Lease | None, Shortage | None]:
-        """A block if there is room now, or will be with further segments; else what the host was short of."""
+    def _allocate_or_grow(self, nbytes: int) -> tuple[_core.Lease | None, SegmentError | None]:
+        """A block if there is room now, or will be with further segments; else what the host refused."""
         place = self.attachment
         while True:
             lease = place.core.allocate(nbytes)
@@ -178,10 +179,10 @@ class Ring(Endpoint):
                 if not place.grow(nbytes):  # to the capacity, perhaps by another thread since we looked
                     lease = place.core.allocate(nbytes)
                     return (None if isinstance(lease, int) else lease), None
-            except OutOfSharedMemoryError as error:
-                return None, (error.asked_nbytes, error.free_nbytes, error.limit)
+            except SegmentError as error:
+                return None, _without_frames(error)
 
-    def _allocate_or_wait(self, nbytes: int) -> tuple[_core.Lease | None, Shortage | None]:
+    def _allocate_or_wait(self, nbytes: int) -> tuple[_core.Lease | None, SegmentError | None]:
         """As `_allocate_or_grow` until the deadline; a release by anybody wakes it at once."""
         deadline = time.monotonic() + self._config.timeout_s
         while True:
@@ -194,9 +195,9 @@ class Ring(Endpoint):
             if grown[0] is not None or left_s <= 0:
                 return grown
 
-    def _no_room(self, nbytes: int, shortage: Shortage | None) -> ShmTransportError:
+    def _no_room(self, nbytes: int, shortage: SegmentError | None) -> ShmTransportError:
         if shortage is not None:
-            return OutOfSharedMemoryError(*shortage)
+            return shortage
         if self._config.on_full == "block" and nbytes <= self._config.capacity_nbytes:
             return WaitTimeoutError(f"{self._shortage(nbytes)}; waited {self._config.timeout_s} s for a release")
         return RingFullError(self._shortage(nbytes))
@@ -212,3 +213,10 @@ class Ring(Endpoint):
             f"blocks, the largest free extent has {largest}; {self.statistics().holders()}: drop tensors, or raise "
             "capacity or entries"
         )
+
+
+def _without_frames(error: SegmentError) -> SegmentError:
+    """To be kept: the frames that it came through would keep the ring and the caller's tensors, until the next
+    garbage collection."""
+    error.__traceback__ = error.__cause__ = error.__context__ = None
+    return error

@@ -16,6 +16,7 @@ from shmtransport.segment import room
 from shmtransport.segment.backing import Backing
 from shmtransport.segment.memfd import Memfd
 from shmtransport.segment.posix import Posix
+from shmtransport.segment.refusals import host_errors
 
 VARIABLE: Final = "SHMTRANSPORT_BACKING"
 
@@ -56,4 +57,5 @@ def rings() -> dict[str, list[str]]:
 
 def sweep() -> list[str]:
     """Removes what dead processes left behind, on either backing; returns the ids of the rings that went."""
-    return [ring_id for backing in BY_NAME.values() for ring_id in backing.sweep()]
+    with host_errors("look for what dead processes left"):
+        return [ring_id for backing in BY_NAME.values() for ring_id in backing.sweep()]

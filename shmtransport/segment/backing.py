@@ -54,9 +54,10 @@ class Backing(abc.ABC):
     def sweep(self) -> list[str]:
         """Removes what dead processes left; returns the ids of the rings that went."""
 
-    def check_free(self, nbytes: int) -> None:
-        """Raises `OutOfSharedMemoryError` if ``nbytes`` more would not fit."""
-        room.check(nbytes, self.free_nbytes())
+    def check_free(self, *segments: int) -> None:
+        """Raises `OutOfSharedMemoryError` if segments of so many bytes would not fit."""
+        room.check(max(segments), room.file_nbytes())
+        room.check(sum(segments), self.free_nbytes())
 
     def reserve(self, fd: int, nbytes: int) -> None:
         """Gives an empty segment its size and every one of its pages, or raises before any byte is written.

@@ -18,6 +18,7 @@ from shmtransport.errors import SegmentError, SegmentNotFoundError
 from shmtransport.layout import BACKING_POSIX
 from shmtransport.segment import room
 from shmtransport.segment.backing import Backing, Serve
+from shmtransport.segment.refusals import host_errors
 
 
 class Posix(Backing):
@@ -33,14 +34,16 @@ class Posix(Backing):
     @contextmanager
     def created(self, ring_id: str, number: int) -> Iterator[int]:
         name = f"/{self.prefix(ring_id)}{number}"
-        try:
-            memory = posix_ipc.SharedMemory(name, posix_ipc.O_CREX, mode=0o600, size=0)
-        except posix_ipc.Error as error:
-            raise SegmentError(f"cannot create {name}: {error}") from error
+        with host_errors(f"create {name}"):
+            try:
+                memory = posix_ipc.SharedMemory(name, posix_ipc.O_CREX, mode=0o600, size=0)
+            except posix_ipc.Error as error:
+                raise SegmentError(f"cannot create {name}: {error}") from error
         try:
             yield memory.fd
         except BaseException:
-            _unlink(name)
+            with suppress(SegmentError):  # the next sweep tries again
+                _unlink(name)
             raise
         finally:
             os.close(memory.fd)
@@ -48,14 +51,15 @@ class Posix(Backing):
     @contextmanager
     def opened(self, ring_id: str, number: int) -> Iterator[int]:
         name = f"/{self.prefix(ring_id)}{number}"
-        try:
-            memory = posix_ipc.SharedMemory(name)
-        except posix_ipc.ExistentialError as error:
-            raise SegmentNotFoundError(f"no segment {name} on this host: its ring is gone or was never here") from error
-        except posix_ipc.Error as error:
-            raise SegmentError(f"cannot open {name}: {error}") from error
-        except OSError as error:
-            raise SegmentError(error.errno, f"cannot open {name}: {error.strerror}") from error
+        with host_errors(f"open {name}"):
+            try:
+                memory = posix_ipc.SharedMemory(name)
+            except posix_ipc.ExistentialError as error:
+                raise SegmentNotFoundError(
+                    f"no segment {name} on this host: its ring is gone or was never here"
+                ) from error
+            except posix_ipc.Error as error:
+                raise SegmentError(f"cannot open {name}: {error}") from error
         try:
             yield memory.fd
         finally:
@@ -85,20 +89,27 @@ class Posix(Backing):
         the control segment is created first and removed last."""
         swept = []
         for ring_id, paths in self.rings().items():
-            try:
-                with self.opened(ring_id, 0) as fd:
-                    gone = _core.unlink_names(fd, self.prefix(ring_id))
-            except SegmentNotFoundError:
-                for path in paths:
-                    _unlink(f"/{os.path.basename(path)}")
-                gone = True
-            except SegmentError:
-                continue  # somebody else's, or not ours to judge
-            if gone:
-                swept.append(ring_id)
+            with suppress(SegmentError):  # somebody else's, or not ours to judge
+                if self._sweep_ring(ring_id, paths):
+                    swept.append(ring_id)
         return swept
+
+    def _sweep_ring(self, ring_id: str, paths: list[str]) -> bool:
+        """Removes the names of a ring if it is an orphan; whether it was."""
+        try:
+            with host_errors(f"sweep ring {ring_id}"), self.opened(ring_id, 0) as fd:
+                return _core.unlink_names(fd, self.prefix(ring_id))
+        except SegmentNotFoundError:
+            for path in paths:
+                _unlink(f"/{os.path.basename(path)}")
+            return True
 
 
 def _unlink(name: str) -> None:
-    with suppress(posix_ipc.ExistentialError):  # somebody else was quicker
-        posix_ipc.unlink_shared_memory(name)
+    with host_errors(f"remove {name}"):
+        try:
+            posix_ipc.unlink_shared_memory(name)
+        except posix_ipc.ExistentialError:
+            pass  # somebody else was quicker
+        except posix_ipc.Error as error:
+            raise SegmentError(f"cannot remove {name}: {error}") from error

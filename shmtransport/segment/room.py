@@ -1,6 +1,8 @@
 """How much shared memory may still be taken: looked at before it is, for going over a cgroup's limit is a kill."""
 
 import os
+import resource
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,6 +31,16 @@ def anonymous_nbytes() -> tuple[int, str]:
     """Bytes that segments without a name may still take, and what sets that limit."""
     fields = dict(line.split(":") for line in _MEMINFO.read_text().splitlines())
     return _within_cgroup(int(fields["MemAvailable"].removesuffix("kB")) * 1024, "the host's available memory")
+
+
+def file_nbytes() -> tuple[int, str]:
+    """Most bytes that a file of this process may have, and what sets that limit.
+
+    To go over it raises SIGXFSZ. Python ignores that, but it kills where somebody has set it back, or where Python is
+    embedded without its signal handlers.
+    """
+    soft, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    return (sys.maxsize if soft == resource.RLIM_INFINITY else soft), "RLIMIT_FSIZE, ulimit -f"
 
 
 def check(nbytes: int, free: tuple[int, str]) -> None:

@@ -124,7 +124,7 @@ def test_a_full_dev_shm_between_the_look_and_the_reservation_is_refused_too() ->
     with_8_mb(
         """
 from shmtransport.segment.backing import Backing
-Backing.check_free = lambda self, nbytes: None
+Backing.check_free = lambda self, *segments: None
 refused(lambda: Ring.create("64MiB", segment="20MiB", entries=64), 20 * MIB, "posix_fallocate")
 refused(lambda: Ring.create("64MiB", segment="4KiB", entries=1 << 20), 64 * MIB, "posix_fallocate")
 assert os.listdir("/dev/shm") == []
