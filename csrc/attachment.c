@@ -203,12 +203,7 @@ static shmt_status join(shmt_attachment *attachment, const shmt_peer *peer, shmt
         if (status != SHMT_BUSY) break;
     }
     if (status != SHMT_OK) return status == SHMT_BUSY ? SHMT_NO_INDEX : status;
-    if (!is_linked(attachment) || !shmt_lock_is_held(&attachment->file, SHMT_WRITER)) {
-        /* Whoever was the last one out meanwhile found our byte taken: the names are ours to remove. */
-        shmt_lock_release(&attachment->lock);
-        if (!shmt_is_anonymous(attachment)) shmt_names_unlink(&attachment->file, attachment->prefix);
-        return SHMT_GONE;
-    }
+    if (!is_linked(attachment) || !shmt_lock_is_held(&attachment->file, SHMT_WRITER)) return SHMT_GONE;
     if ((status = map_control(attachment, entries)) != SHMT_OK) return status;
     shmt_clear_everywhere(attachment, attachment->index);
     wipe_tickets(attachment);
@@ -221,6 +216,13 @@ shmt_status shmt_join(int fd, const char *prefix, const shmt_peer *peer, shmt_fo
     shmt_attachment *attachment = NULL;
     shmt_status status = begin(fd, prefix, &attachment);
     if (status == SHMT_OK) status = join(attachment, peer, found);
+    if (status != SHMT_OK && attachment && attachment->lock.page) {
+        /* Whoever was the last one out meanwhile found our byte taken: the names are ours to remove. */
+        int saved = errno;
+        shmt_lock_release(&attachment->lock);
+        if (!shmt_is_anonymous(attachment)) shmt_names_unlink_leaving(&attachment->file, attachment->prefix);
+        errno = saved;
+    }
     return finish(status, attachment, out);
 }
 

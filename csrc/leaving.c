@@ -93,7 +93,7 @@ void shmt_drop(shmt_attachment *attachment) {
 /* Our lock is given up. An anonymous ring has one name, its writer's socket. */
 static void remove_names(shmt_attachment *attachment) {
     if (attachment->serving) shmt_serving_unlink(attachment->serving);
-    if (!shmt_is_anonymous(attachment) && shmt_names_unlink(&attachment->file, attachment->prefix) == SHMT_BUSY)
+    if (!shmt_is_anonymous(attachment) && shmt_names_unlink_leaving(&attachment->file, attachment->prefix) == SHMT_BUSY)
         shmt_names_remember(attachment->prefix);
 }
 

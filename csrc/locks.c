@@ -33,7 +33,12 @@ shmt_status shmt_file_init(shmt_file *file, int fd, const char *prefix) {
     struct stat facts;
     if (*prefix) snprintf(file->name, sizeof file->name, "/%s0", prefix);
     file->fd = fcntl(fd, F_DUPFD_CLOEXEC, 3);
-    if (file->fd < 0 || fstat(file->fd, &facts) != 0) return SHMT_SYSTEM;
+    if (file->fd < 0) return SHMT_SYSTEM;
+    if (fstat(file->fd, &facts) != 0) {
+        close(file->fd);
+        file->fd = -1;
+        return SHMT_SYSTEM;
+    }
     file->device = facts.st_dev;
     file->inode = facts.st_ino;
     return SHMT_OK;
@@ -50,14 +55,14 @@ void shmt_file_close(shmt_file *file) {
 }
 
 /* A new description of the same file: through our descriptor, which works for unlinked and anonymous files
- * too, or by name where a stray close took the descriptor away. */
+ * too, or by name where a stray close took the descriptor away, or where there is no /proc. */
 static int reopen(const shmt_file *file) {
     if (is_ours(file, file->fd)) {
         char path[32];
         snprintf(path, sizeof path, "/proc/self/fd/%d", file->fd);
-        return open(path, O_RDWR | O_CLOEXEC);
-    }
-    if (!*file->name) {
+        int fd = open(path, O_RDWR | O_CLOEXEC);
+        if (fd >= 0 || !*file->name) return fd;
+    } else if (!*file->name) {
         errno = EBADF;
         return -1;
     }

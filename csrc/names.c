@@ -19,25 +19,48 @@ static void unlink_name(const char *name) {
     shm_unlink(path);
 }
 
-static void unlink_all(void *context) {
-    const char *prefix = context;
-    size_t length = strlen(prefix);
-    char control[SHMT_PREFIX_NBYTES + 2];
-    snprintf(control, sizeof control, "%s0", prefix);
-    DIR *names = opendir("/dev/shm");
-    if (!names) return;
+static void unlink_listed(DIR *names, const char *prefix, const char *control) {
     for (struct dirent *item; (item = readdir(names));)
-        if (strncmp(item->d_name, prefix, length) == 0 && strcmp(item->d_name, control) != 0) {
+        if (strncmp(item->d_name, prefix, strlen(prefix)) == 0 && strcmp(item->d_name, control) != 0) {
             unlink_name(item->d_name);
             SHMT_KILL_POINT("unlink.data");
         }
-    closedir(names);
+}
+
+/* For want of a descriptor or memory to list them: every name that there may be. */
+static void unlink_unlisted(const char *prefix) {
+    char name[SHMT_PREFIX_NBYTES + 8];
+    for (unsigned number = 1; number <= SHMT_SEGMENTS; number++) {
+        snprintf(name, sizeof name, "%s%u", prefix, number);
+        unlink_name(name);
+        SHMT_KILL_POINT("unlink.data");
+    }
+}
+
+static void unlink_all(void *context) {
+    const char *prefix = context;
+    char control[SHMT_PREFIX_NBYTES + 2];
+    snprintf(control, sizeof control, "%s0", prefix);
+    DIR *names = opendir("/dev/shm");
+    if (names) {
+        unlink_listed(names, prefix, control);
+        closedir(names);
+    } else {
+        unlink_unlisted(prefix);
+    }
     unlink_name(control);
     SHMT_KILL_POINT("unlink.control");
 }
 
 shmt_status shmt_names_unlink(const shmt_file *control, const char *prefix) {
     return shmt_lock_during(control, 0, SHMT_INDICES, unlink_all, (void *)prefix);
+}
+
+shmt_status shmt_names_unlink_leaving(shmt_file *control, const char *prefix) {
+    shmt_status status = shmt_names_unlink(control, prefix);
+    if (status != SHMT_SYSTEM) return status;
+    shmt_file_close(control);
+    return shmt_names_unlink(control, prefix);
 }
 
 /* Prefixes; the oldest is overwritten. Without a lock: of a torn one no name exists. */

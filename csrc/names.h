@@ -16,6 +16,10 @@
  * SHMT_BUSY: somebody is attached, and the last one out will do it. */
 shmt_status shmt_names_unlink(const shmt_file *control, const char *prefix);
 
+/* The same for who uses `control` no more. A process at its limit of descriptors has none to open the file anew with:
+ * then its own is closed for that. What remains after all is removed by a sweep. */
+shmt_status shmt_names_unlink_leaving(shmt_file *control, const char *prefix);
+
 /* We have left this ring while others seemed to be attached. */
 void shmt_names_remember(const char *prefix);
 
