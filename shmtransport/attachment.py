@@ -70,6 +70,7 @@ class Attachment:
         self.index, _, self.entries, self.capacity_nbytes, self.segment_nbytes = core.facts()
         self._growth = threading.Lock()
         self._mapped: set[int] = set()
+        self._unmappable = False
 
     def grow(self, nbytes: int) -> bool:
         """Adds a segment with room for ``nbytes``; False if that would exceed the capacity.
@@ -90,10 +91,16 @@ class Attachment:
             return True
 
     def map_ahead(self) -> None:
-        """Maps what the writer has added, before a handle needs it. Raises what `map_segment` raises."""
+        """Maps what the writer has added, before a handle needs it. Raises what `map_segment` raises.
+
+        With all of it mapped, what `map_segment` has told the senders is taken back.
+        """
         for number in range(self.core.facts()[1]):
             if number not in self._mapped:
                 self.map_segment(number)
+        if self._unmappable:
+            self._unmappable = False
+            self.core.declare_unmappable(False)
 
     def map_segment(self, number: int) -> None:
         """Maps a segment that the writer has added since; read-only unless joined writable."""
@@ -103,7 +110,8 @@ class Attachment:
                 self.core.add_segment(number, fd, nbytes, self.writable)
                 self._mapped.add(number)
         except (OSError, MemoryError, LayoutError) as error:
-            self.core.declare_unmappable()
+            self._unmappable = True
+            self.core.declare_unmappable(True)
             raise SegmentError(
                 f"cannot map segment {number} of ring {self.ring_id}, served inline from now on: {error}"
             ) from error

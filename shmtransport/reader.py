@@ -31,7 +31,7 @@ class Reader(Endpoint):
         """Maps segments that the writer has added since, so that no `open` has to: 0.1 s for 512 MiB.
 
         Never needed for correctness; call it where nobody waits. Raises `SegmentError` if one cannot be mapped:
-        this process is served inline from then on.
+        this process is served inline then, until a later call has mapped them all.
         """
         if self.attachment.index != WRITER:  # in the writer's own process: its segments are mapped
             self.attachment.map_ahead()

@@ -287,10 +287,11 @@ static PyObject *attachment_count_copied(PyObject *self, PyObject *arguments) {
     Py_RETURN_NONE;
 }
 
-static PyObject *attachment_declare_unmappable(PyObject *self, PyObject *unused) {
-    (void)unused;
-    if (!shmt_usable(self)) return NULL;
-    atomic_store_explicit(&shmt_core_of(self)->rows[shmt_core_of(self)->index].unmappable, 1, memory_order_release);
+static PyObject *attachment_declare_unmappable(PyObject *self, PyObject *arguments) {
+    int unmappable;
+    if (!PyArg_ParseTuple(arguments, "p", &unmappable) || !shmt_usable(self)) return NULL;
+    shmt_row *row = &shmt_core_of(self)->rows[shmt_core_of(self)->index];
+    atomic_store_explicit(&row->unmappable, (uint32_t)unmappable, memory_order_release);
     Py_RETURN_NONE;
 }
 
@@ -314,7 +315,7 @@ static PyMethodDef attachment_methods[] = {
     METHOD(abandon, METH_NOARGS, "To the others this process dies now. For tests."),
     METHOD(count_inline, METH_VARARGS, "Count a transfer that went inline, by reason."),
     METHOD(count_copied, METH_VARARGS, "Count bytes that put has copied."),
-    METHOD(declare_unmappable, METH_NOARGS, "Ask the senders for inline transfers from now on."),
+    METHOD(declare_unmappable, METH_VARARGS, "Ask the senders for inline transfers from now on, or no longer."),
     {"segment_nbytes", shmt_view_segment_nbytes, METH_VARARGS, "Published size of a data segment."},
     {"room", shmt_view_room, METH_NOARGS, "(used, total, largest free extent, live blocks), in bytes."},
     {"used_nbytes", shmt_view_used_nbytes, METH_NOARGS, "Bytes in blocks not yet collected: the ring's footprint as the writer last knew it."},

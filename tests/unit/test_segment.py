@@ -16,6 +16,7 @@ import torch
 
 from shmtransport import (
     CorruptSegmentError,
+    Handle,
     LayoutMismatchError,
     OutOfSharedMemoryError,
     Reader,
@@ -282,7 +283,7 @@ def test_a_control_segment_that_contradicts_itself_is_refused(
         Reader.join(stray_id)
 
 
-def test_a_handle_to_a_segment_that_is_gone_is_a_typed_error_and_then_inline(ring: Ring) -> None:
+def test_a_segment_that_cannot_be_mapped_is_a_typed_error_then_inline_until_it_can(ring: Ring) -> None:
     reader = join_as_if_another_process(ring.id)
     first = ring.put(torch.zeros(1 << 18))
     second = ring.put(torch.ones(1 << 18))  # in a segment that the reader has not seen
@@ -294,8 +295,13 @@ def test_a_handle_to_a_segment_that_is_gone_is_a_typed_error_and_then_inline(rin
             opened(reader, shared(ring, second, reader))
         assert torch.equal(opened(reader, ring.share(second, reader)), second)  # inline
         assert ring.statistics().inline == {"unmappable": 1}
+        with pytest.raises(SegmentError, match="cannot map segment 1 of ring"):
+            reader.map_ahead()
+        assert not isinstance(ring.share(second, reader), Handle)
     finally:
         aside.rename(path)
+    reader.map_ahead()
+    assert torch.equal(opened(reader, shared(ring, second, reader)), second)
     del first, second
     reader.close()
 
