@@ -3,11 +3,12 @@
 import contextlib
 import os
 import re
+import shutil
 import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -40,26 +41,45 @@ def run_python(
 
 
 @contextlib.contextmanager
-def running_python(code: str, *args: object, cwd: Path | None = None) -> Iterator[subprocess.Popen[str]]:
+def running_python(
+    code: str,
+    *args: object,
+    cwd: Path | None = None,
+    prefix: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[subprocess.Popen[str]]:
     """Starts ``code`` as ``run_python`` does; stdin, stdout and stderr are pipes for text to talk to it.
 
-    At the end of the ``with`` block it is killed, if it still runs, and waited for.
+    ``prefix`` is a command that starts the command behind it; ``environment`` comes on top of this process's. At the end of the ``with`` block it is killed, if it still runs, and waited for.
     """
     search_path = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     with subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(code), *map(str, args)],
+        [*prefix, sys.executable, "-c", textwrap.dedent(code), *map(str, args)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         cwd=cwd,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(search_path)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(search_path), **(environment or {})},
         start_new_session=True,
     ) as process:
         try:
             yield process
         finally:
             process.kill()
+
+
+def with_shared_memory(options: str) -> list[str]:
+    """A command that starts the command behind it where /dev/shm is a tmpfs of its own with these mount options.
+
+    It lies in a mount namespace of its own, which ends with the last process in it (in a user namespace where that
+    takes root).
+    """
+    unshare = shutil.which("unshare")
+    assert unshare is not None, "util-linux has unshare"
+    namespaces = ["--mount"] if os.geteuid() == 0 else ["--user", "--map-root-user", "--mount"]
+    mount = 'mount -t tmpfs -o "$0" tmpfs /dev/shm && exec "$@"'
+    return [unshare, *namespaces, "sh", "-c", mount, options]
 
 
 def wait_until(condition: Callable[[], bool], timeout_s: float = 5.0) -> None:

@@ -17,7 +17,7 @@ import secrets
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
 from typing import Any, Literal
@@ -145,13 +145,18 @@ def _address() -> str:
 
 
 @contextlib.contextmanager
-def child(kind: Kind) -> Iterator[Child]:
-    """A child of ``kind``; at the end of the ``with`` block it is ended, in peace if it still listens."""
+def child(
+    kind: Kind, *, prefix: Sequence[str] = (), environment: Mapping[str, str] | None = None
+) -> Iterator[Child]:
+    """A child of ``kind``; at the end of the ``with`` block it is ended, in peace if it still listens.
+
+    ``prefix`` and ``environment`` are for unrelated ones: see `running_python`.
+    """
     address = _address()
     with Listener(f"\0{address}", family="AF_UNIX") as listener, contextlib.ExitStack() as stack:
         if kind == "unrelated":
             code = "import sys; from tests.processes.children import serve; serve(sys.argv[1])"
-            popen = stack.enter_context(running_python(code, address))
+            popen = stack.enter_context(running_python(code, address, prefix=prefix, environment=environment))
 
             def wait(timeout_s: float) -> int | None:
                 popen.communicate(timeout=timeout_s)
