@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from shmtransport import InternalError, ShmTransportError, sweep
+from shmtransport.config import BackingName
 from tests.pressure.failing import Failing, Fault, loaded
 from tests.pressure.operations import OPERATIONS, Prepared
 from tests.support import segment_names
@@ -50,7 +51,13 @@ class Belongings(NamedTuple):
 
 
 def with_failing_calls(
-    operation: str, function: str, error: int, *, from_then_on: bool, mended_by_a_sweep: bool = False
+    operation: str,
+    backing: BackingName,
+    function: str,
+    error: int,
+    *,
+    from_then_on: bool,
+    mended_by_a_sweep: bool = False,
 ) -> Outcomes:
     """Fails each call of ``function`` in turn, until the operation makes no further ones."""
     failing = loaded()
@@ -60,25 +67,30 @@ def with_failing_calls(
             yield failing.at(function, n, error, from_then_on=from_then_on)
         raise AssertionError(f"{operation} calls {function} without end")
 
-    return _outcomes(failing, operation, faults(), mended_by_a_sweep=mended_by_a_sweep)
+    return _outcomes(failing, operation, backing, faults(), mended_by_a_sweep=mended_by_a_sweep)
 
 
-def with_limits(operation: str, limit: Callable[[int], AbstractContextManager[Fault]]) -> Outcomes:
+def with_limits(
+    operation: str, backing: BackingName, limit: Callable[[int], AbstractContextManager[Fault]]
+) -> Outcomes:
     """Leaves it more and more, from nothing on, until the operation is done without meeting the limit."""
     faults = (limit(left) for left in range(MOST_CALLS))
-    return _outcomes(loaded(), operation, faults)
+    return _outcomes(loaded(), operation, backing, faults)
 
 
 def _outcomes(
     failing: Failing,
     name: str,
+    backing: BackingName,
     faults: Iterable[AbstractContextManager[Fault]],
     *,
     mended_by_a_sweep: bool = False,
 ) -> Outcomes:
     """Raises AssertionError if an error was none of ours, if the operation does not work afterwards, or if
     anything is left."""
-    prepare = OPERATIONS[name]
+    def prepare() -> Prepared:
+        return OPERATIONS[name](backing)
+
     with prepare() as operation:  # what Python imports and the core measures only once
         operation.check(operation.act())
     before = Belongings.now(failing)

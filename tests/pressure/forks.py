@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tests.processes.children import Child, child
-from tests.support import SHARED_MEMORY
+from tests.support import SHARED_MEMORY, segment_names
 
 DEADLINE_S = 50.0
 
@@ -38,5 +38,6 @@ def in_a_fork(function: Callable[..., Any], args: tuple[object, ...], names: dic
     left = os.listdir(SHARED_MEMORY)
     for name in left:
         (SHARED_MEMORY / name).unlink()
+    left += segment_names()
     assert not left, f"{function.__name__}{args} left {left}"
     return answer

@@ -5,7 +5,8 @@ import os
 
 import pytest
 
-from shmtransport import OutOfSharedMemoryError, Ring, SegmentError, SegmentNotFoundError, segment
+from shmtransport import OutOfSharedMemoryError, Ring, SegmentError, SegmentNotFoundError
+from shmtransport.segment import room
 from tests.pressure.failing import loaded
 from tests.pressure.forks import Forks
 from tests.pressure.operations import join_anew, pixels, same, small_ring
@@ -23,20 +24,20 @@ def take_all() -> None:
 def space_goes_after_the_look() -> None:
     """The look is the call of statvfs; the next one is the reservation."""
     with loaded().at("posix_fallocate", 1, meanwhile=take_all) as hit, pytest.raises(OutOfSharedMemoryError) as caught:
-        small_ring()
+        small_ring("posix")
     assert hit.hits == 1
     assert "posix_fallocate: No space left" in str(caught.value)
     assert os.listdir(SHARED_MEMORY) == [SOMEBODY.name]
     SOMEBODY.unlink()
 
-    with small_ring() as ring:
+    with small_ring("posix") as ring:
         held = [ring.put(pixels(1))]
         names = segment_names()
         with loaded().at("posix_fallocate", 1, meanwhile=take_all), pytest.raises(OutOfSharedMemoryError) as caught:
             ring.put(pixels(2))
         assert "posix_fallocate: No space left" in str(caught.value)
         assert segment_names() == names
-        assert segment.free_nbytes()[0] == 0
+        assert room.named_nbytes()[0] == 0
         SOMEBODY.unlink()
         held.append(ring.put(pixels(3)))
         same(held[0], 1)
@@ -51,7 +52,7 @@ def test_space_that_goes_between_the_look_and_the_reservation_is_the_same_error(
 def the_writer_leaves_while_a_join_fails() -> None:
     """Its lock byte kept the writer from removing the names, so the one who fails to join has to."""
     for n in (1, 2):
-        ring = small_ring()
+        ring = small_ring("posix")
         with loaded().at("calloc", n, errno.ENOMEM, meanwhile=ring.close) as hit, pytest.raises(MemoryError):
             join_anew(ring)
         assert hit.hits == 1
@@ -66,11 +67,11 @@ def test_the_last_one_out_removes_the_names_even_if_it_never_got_in(forks: Forks
 def every_name_is_swept_away() -> None:
     """As if each ring was swept as soon as it had a name, for ever."""
     with loaded().at("fcntl", 1, errno.EAGAIN, from_then_on=True), pytest.raises(SegmentError):
-        small_ring()
+        small_ring("posix")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("shmtransport.attachment._try_create", _gone)
         with pytest.raises(SegmentNotFoundError):
-            small_ring()
+            small_ring("posix")
 
 
 def _gone(*_: object) -> Ring:
@@ -109,7 +110,7 @@ def test_a_call_fails_when_and_where_it_was_asked_for_and_nowhere_else(forks: Fo
 
 def a_lost_heap_block() -> None:
     held = loaded().held()
-    ring = small_ring()
+    ring = small_ring("posix")
     assert loaded().held() > held
     ring.close()
     assert loaded().held() == held
