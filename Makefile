@@ -30,7 +30,7 @@ export CC
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv venv-vllm demo demo-vllm test test-vllm test-vllm-releases lint bench check-tools clean distclean
+.PHONY: help venv venv-vllm demo demo-vllm test test-pressure test-vllm test-vllm-releases lint bench check-tools clean distclean
 
 help:  ## list what can be made
 	@echo 'make TARGET, where TARGET is one of'
@@ -47,6 +47,9 @@ demo-vllm: venv-vllm  ## photographs through real vLLM, with the plugin off and 
 
 test: venv  ## run all tests
 	@$(BIN)/python -m pytest $(ARGS)
+
+test-pressure: venv  ## fail every call into libc, meet every limit; a minute, as root or where user namespaces are allowed
+	@$(BIN)/python -m pytest tests/pressure $(ARGS)
 
 venv-vllm: $(VLLM_STAMP) $(CORE)  ## make .venv-vllm with vLLM's CPU build, or bring it up to date
 

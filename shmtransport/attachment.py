@@ -125,18 +125,20 @@ def create(config: RingConfig) -> Attachment:
     with host_errors("create a ring"):
         segment.sweep()
         _leave_at_exit()
-        backing = segment.choose(config.backing, config.capacity_nbytes)
-        for attempt in range(1, _CREATE_ATTEMPTS + 1):
-            ring_id = os.urandom(16).hex()
-            try:
-                attachment = _try_create(ring_id, config, backing)
-                break
-            except SegmentNotFoundError:  # a sweep elsewhere took the name between its creation and our lock
-                if attempt == _CREATE_ATTEMPTS:
-                    raise
+        attachment = _create(config, segment.choose(config.backing, config.capacity_nbytes))
     with _lock:
-        _attachments[ring_id] = attachment
+        _attachments[attachment.ring_id] = attachment
     return attachment
+
+
+def _create(config: RingConfig, backing: Backing) -> Attachment:
+    """Takes another id where a sweep elsewhere took the name between its creation and our lock."""
+    for _ in range(_CREATE_ATTEMPTS - 1):
+        try:
+            return _try_create(os.urandom(16).hex(), config, backing)
+        except SegmentNotFoundError:
+            continue
+    return _try_create(os.urandom(16).hex(), config, backing)
 
 
 def _try_create(ring_id: str, config: RingConfig, backing: Backing) -> Attachment:

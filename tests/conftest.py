@@ -16,6 +16,7 @@ import pytest
 
 from tests.support import segment_names, segments_mapped_by_strangers
 
+MAY_SKIP = ("needs_gpu", "needs_cgroup")
 SEED_VARIABLE = "SHMTRANSPORT_TEST_SEED"
 seed = pytest.StashKey[int]()
 
@@ -80,7 +81,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Turns a skip into a failure: a test that did not run must not look like one that passed."""
     report = yield
-    if report.skipped and not hasattr(report, "wasxfail") and not item.get_closest_marker("needs_gpu"):
+    if report.skipped and not hasattr(report, "wasxfail") and not any(map(item.get_closest_marker, MAY_SKIP)):
         report.outcome = "failed"
-        report.longrepr = f"skipped, and only needs_gpu may be: {report.longrepr}"
+        report.longrepr = f"skipped, and only {' and '.join(MAY_SKIP)} may be: {report.longrepr}"
     return report

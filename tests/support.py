@@ -50,7 +50,8 @@ def running_python(
 ) -> Iterator[subprocess.Popen[str]]:
     """Starts ``code`` as ``run_python`` does; stdin, stdout and stderr are pipes for text to talk to it.
 
-    ``prefix`` is a command that starts the command behind it; ``environment`` comes on top of this process's. At the end of the ``with`` block it is killed, if it still runs, and waited for.
+    ``prefix`` is a command that starts the command behind it; ``environment`` comes on top of this process's.
+    At the end of the ``with`` block it is killed, if it still runs, and waited for.
     """
     search_path = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     with subprocess.Popen(

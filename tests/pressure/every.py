@@ -88,6 +88,7 @@ def _outcomes(
 ) -> Outcomes:
     """Raises AssertionError if an error was none of ours, if the operation does not work afterwards, or if
     anything is left."""
+
     def prepare() -> Prepared:
         return OPERATIONS[name](backing)
 
@@ -111,13 +112,13 @@ def _outcomes(
 def _under(prepare: Callable[[], Prepared], pressure: AbstractContextManager[Fault]) -> tuple[str, int]:
     """The name of the error that came of it, or "done"; and how many calls were hit."""
     with prepare() as operation:
-        outcome = "done"
+        outcome, answer = "done", None
         with pressure as fault:
             try:
                 answer = operation.act()
             except (ShmTransportError, MemoryError) as caught:
-                assert not isinstance(caught, InternalError)
                 outcome = type(caught).__name__
+        assert outcome != InternalError.__name__
         if outcome == "done":
             operation.check(answer)
             del answer

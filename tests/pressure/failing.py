@@ -1,9 +1,9 @@
 """The Python face of failing.c: builds it, and arms it in a process that was started with it.
 
-    failing = loaded()                                        # only where LD_PRELOAD names the library
-    with failing.at("posix_fallocate", 2, errno.ENOSPC) as fault:
-        Ring.create("64MiB")                                  # its second posix_fallocate finds no room
-    fault.hits                                                # whether there was a second one
+failing = loaded()                                        # only where LD_PRELOAD names the library
+with failing.at("posix_fallocate", 2, errno.ENOSPC) as fault:
+    Ring.create("64MiB")                                  # its second posix_fallocate finds no room
+fault.hits                                                # whether there was a second one
 """
 
 import contextlib

@@ -18,6 +18,7 @@ import zmq
 
 from shmtransport import Channel, Handle, Reader, Ring, attachment, sweep
 from shmtransport.config import BackingName, OnFull
+from shmtransport.tensors import Tensor
 from tests.support import segment_names
 
 SEGMENT_NBYTES = 64 << 10
@@ -41,7 +42,8 @@ def pixels(fill: int) -> torch.Tensor:
     return torch.from_numpy((np.arange(SEGMENT_NBYTES) * 7 + fill).astype(np.uint8))
 
 
-def same(answer: torch.Tensor, fill: int) -> None:
+def same(answer: Tensor, fill: int) -> None:
+    assert isinstance(answer, torch.Tensor)
     assert torch.equal(answer, pixels(fill)), "other bytes"
 
 
@@ -127,12 +129,12 @@ def open_new_segment(backing: BackingName) -> Iterator[Operation]:
         held = {7: ring.put(pixels(7))}
         fills = itertools.count(8)
 
-        def share_and_open() -> tuple[int, torch.Tensor]:
+        def share_and_open() -> tuple[int, Tensor]:
             fill = next(fills)
             held[fill] = ring.put(pixels(fill))
             return fill, reader.open(bytes(ring.share(held[fill], reader)))
 
-        def check(answer: tuple[int, torch.Tensor]) -> None:
+        def check(answer: tuple[int, Tensor]) -> None:
             fill, tensor = answer
             same(tensor, fill)
             for known, lent in held.items():
@@ -159,7 +161,12 @@ def share(backing: BackingName) -> Iterator[Operation]:
 def talk(backing: BackingName) -> Iterator[Operation]:
     """A message over a channel, whose ring grows for it, to a process that has not mapped the growth yet."""
     address = f"inproc://{secrets.token_hex(8)}"
-    with zmq.Context() as context, context.socket(zmq.PAIR) as one, context.socket(zmq.PAIR) as other, small_ring(backing, "inline") as ring:
+    with (
+        zmq.Context() as context,
+        context.socket(zmq.PAIR) as one,
+        context.socket(zmq.PAIR) as other,
+        small_ring(backing, "inline") as ring,
+    ):
         one.bind(address)
         other.connect(address)
         attachment._attachments.pop(ring.id)  # the receiver will join as another process would

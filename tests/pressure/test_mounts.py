@@ -123,6 +123,17 @@ def it_is_noexec() -> None:
         works("posix")
 
 
-@pytest.mark.parametrize("mount", [the_default_of_docker, eight_megabytes, no_inodes, nobody_may_write, nobody_may_enter, it_is_missing, it_is_noexec])
+@pytest.mark.parametrize(
+    "mount",
+    [
+        the_default_of_docker,
+        eight_megabytes,
+        no_inodes,
+        nobody_may_write,
+        nobody_may_enter,
+        it_is_missing,
+        it_is_noexec,
+    ],
+)
 def test_a_mount_that_refuses_is_a_typed_error_and_what_fits_works(forks: Forks, mount: Callable[[], None]) -> None:
     forks.call(mount)

@@ -145,9 +145,7 @@ def _address() -> str:
 
 
 @contextlib.contextmanager
-def child(
-    kind: Kind, *, prefix: Sequence[str] = (), environment: Mapping[str, str] | None = None
-) -> Iterator[Child]:
+def child(kind: Kind, *, prefix: Sequence[str] = (), environment: Mapping[str, str] | None = None) -> Iterator[Child]:
     """A child of ``kind``; at the end of the ``with`` block it is ended, in peace if it still listens.
 
     ``prefix`` and ``environment`` are for unrelated ones: see `running_python`.

@@ -1,0 +1,68 @@
+"""A real cgroup with a memory limit: what goes over it is refused, for the kernel would not refuse but kill."""
+
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from shmtransport import OutOfSharedMemoryError, Ring
+from shmtransport.config import BACKINGS, BackingName
+from tests.pressure.forks import Forks
+from tests.support import wait_until
+
+MIB = 1 << 20
+LIMIT_NBYTES = 64 * MIB
+_ROOTS = {
+    Path("/sys/fs/cgroup/memory"): "memory.limit_in_bytes",
+    Path("/sys/fs/cgroup"): "memory.max",
+}
+
+
+@pytest.fixture
+def cgroup() -> Iterator[Path]:
+    for root, limit in _ROOTS.items():
+        group = root / f"shmt-test-{secrets.token_hex(4)}"
+        try:
+            group.mkdir()
+        except OSError:
+            continue
+        try:
+            if (group / limit).exists():
+                (group / limit).write_text(str(LIMIT_NBYTES))
+                yield group
+                return
+        finally:
+            _remove(group)
+    pytest.skip("no cgroup with a memory limit can be made here")
+
+
+def _remove(group: Path) -> None:
+    wait_until(lambda: not (group / "cgroup.procs").read_text())
+    group.rmdir()
+
+
+def within_the_limit(group: str, backing: BackingName) -> None:
+    Path(group, "cgroup.procs").write_text(str(os.getpid()))
+    with pytest.raises(OutOfSharedMemoryError, match="the cgroup's memory limit") as caught:
+        Ring.create("4GiB", segment="1GiB", backing=backing)
+    assert caught.value.free_nbytes <= LIMIT_NBYTES
+    with Ring.create("1GiB", segment="4MiB", entries=64, backing=backing) as ring:
+        tensor = torch.full((4 * MIB,), 7, dtype=torch.uint8)
+        put = [ring.put(tensor) for _ in range(32)]
+        by_handle = sum(ring.holds(each) for each in put)
+        assert 4 <= by_handle < 16
+        assert all(bool((each == 7).all()) for each in put)
+        assert ring.statistics().inline == {"full": 32 - by_handle}
+        put.clear()
+        assert ring.holds(ring.put(tensor))
+
+
+@pytest.mark.needs_cgroup
+@pytest.mark.parametrize("backing", BACKINGS)
+def test_a_ring_stays_within_its_cgroup_instead_of_being_killed(
+    forks: Forks, cgroup: Path, backing: BackingName
+) -> None:
+    forks.call(within_the_limit, str(cgroup), backing)
