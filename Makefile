@@ -37,6 +37,7 @@ export CC
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help venv venv-vllm demo demo-vllm test test-vllm test-vllm-releases stress sanitize sanitize-full lint bench check-tools clean distclean test-hostile test-hostile-full test-pressure soak test-crash crash-full bench-env bench-abuse
+.PHONY: help venv venv-vllm demo demo-vllm test test-pressure test-vllm test-vllm-releases lint bench check-tools clean distclean
 
 help:  ## list what can be made
 	@echo 'make TARGET, where TARGET is one of'
@@ -68,6 +69,8 @@ test-crash: venv $(KILL_POINTS)  ## kill processes at every kill point and after
 
 crash-full: venv $(KILL_POINTS)  ## the same without leaving out an instruction of a long loop
 	@$(BIN)/python -m pytest tests/crash --every-instruction $(ARGS)
+test-pressure: venv  ## fail every call into libc, meet every limit; a minute, as root or where user namespaces are allowed
+	@$(BIN)/python -m pytest tests/pressure $(ARGS)
 
 venv-vllm: $(VLLM_STAMP) $(CORE)  ## make .venv-vllm with vLLM's CPU build, or bring it up to date
 
