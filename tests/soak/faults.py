@@ -33,7 +33,7 @@ class Miser(Member):
     done = False
 
     def keep(self, held: Held) -> None:
-        if self.working and held.ring_id and self.kept is None and not self.done:
+        if held.ring_id and self.kept is None and not self.done:
             self.kept = held
         super().keep(held)
 

@@ -1,6 +1,7 @@
 """The driver's side of the soak: members are started, killed, paused, spoken to, and listened to with a deadline."""
 
 import contextlib
+import ctypes
 import gc
 import os
 import select
@@ -13,6 +14,9 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 
 from tests.soak.member import Plan, work
+
+PR_SET_PDEATHSIG = 1  # prctl(2)
+_libc = ctypes.CDLL(None)
 
 
 @dataclass
@@ -83,8 +87,7 @@ class World:
         self._starts[name] += 1
         pid = os.fork()
         if pid == 0:
-            for living in [*self._living.values(), *self._dying.values()]:
-                living.pipe.close()  # so that all members hear it when the driver dies
+            _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # a paused one would not hear that the pipe has ended
             here.close()
             work(plan, there)
             os._exit(0)
