@@ -4,6 +4,7 @@ import json
 import os
 import shlex
 import subprocess
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -29,6 +30,11 @@ LEFT_OUT: dict[Form, set[str]] = {"thread": {"mapping.c"}, "address": {"one_addr
 
 FOUND = 66
 """Exit status of a run in which a sanitizer found something; 1 is the program's own finding."""
+
+FACTOR = int(os.environ.get("SHMTRANSPORT_STRESS_FACTOR", "1"))
+"""Multiplies the blocks that are written; more than 1 is for long runs."""
+
+HANGS_S = 150 * FACTOR
 
 OPTIONS = {
     "TSAN_OPTIONS": f"halt_on_error=1:exitcode={FOUND}:second_deadlock_stack=1",
@@ -88,13 +94,14 @@ def build_changed(form: Form, change: Change, folder: Path) -> Path:
 
 
 def run(program: Path, writers: int, readers: int, seed: int, blocks: int) -> subprocess.CompletedProcess[str]:
-    command = [str(program), *map(str, (writers, readers, seed, blocks))]
-    try:
-        return subprocess.run(
-            command, env={**os.environ, **OPTIONS}, capture_output=True, text=True, timeout=150, check=False
-        )
-    except subprocess.TimeoutExpired as expired:
-        raise AssertionError(f"hung: {shlex.join(command)}\n{expired.stderr!r}") from None
+    with tempfile.TemporaryDirectory(prefix="shmt-") as folder:
+        command = [str(program), *map(str, (writers, readers, seed, blocks)), folder]
+        try:
+            return subprocess.run(
+                command, env={**os.environ, **OPTIONS}, capture_output=True, text=True, timeout=HANGS_S, check=False
+            )
+        except subprocess.TimeoutExpired as expired:
+            raise AssertionError(f"hung: {shlex.join(command)}\n{expired.stderr!r}") from None
 
 
 def numbers_of(done: subprocess.CompletedProcess[str]) -> Numbers:

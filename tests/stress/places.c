@@ -40,9 +40,9 @@ bool place_end(stress_place *place, bool dies) {
     return !was_over;
 }
 
-void sweep_after_the_dead(void) {
+void after_the_dead(void (*clean)(uint32_t writer, uint64_t life)) {
     for (stress_place *each = places; each; each = each->older)
-        if (each->dead) sweep(each->writer, each->life);
+        if (each->dead) clean(each->writer, each->life);
 }
 
 void places_free(void) {

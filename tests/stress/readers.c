@@ -130,19 +130,6 @@ static void use(stress_reader *reader, stress_held *held, stress_chance *chance)
     }
 }
 
-void sweep(uint32_t writer, uint64_t life) {
-    char prefix[SHMT_PREFIX_NBYTES];
-    shmt_file file;
-    int fd = open_segment(writer, life, 0, false);
-    if (fd < 0) return;
-    ring_prefix(prefix, writer, life);
-    if (shmt_file_init(&file, fd, prefix) != SHMT_OK) broken("no descriptor");
-    shmt_names_unlink(&file, prefix);
-    shmt_file_close(&file);
-    close(fd);
-    count(SWEEPS, 1);
-}
-
 /* What does not happen with every handle. */
 static void now_and_then(stress_reader *reader, stress_chance *chance) {
     uint32_t writer = (uint32_t)draw(chance, writers);

@@ -1,18 +1,14 @@
-/* stress.c - one run:  stress WRITERS READERS SEED BLOCKS
+/* stress.c - one run:  stress WRITERS READERS SEED BLOCKS FOLDER
  *
- * BLOCKS by each thread of each writer. Prints one line of JSON with what happened. Exit status 1 and a sentence on
+ * BLOCKS by each thread of each writer; sockets in FOLDER, which is empty. Prints one line of JSON with what happened. Exit status 1 and a sentence on
  * stderr if a byte was wrong, a call answered what it may not, or something was left at the end; a sanitizer's own
  * status if it found something. The seed draws the same chances again, not the same interleaving. */
 #define _GNU_SOURCE
 #include "stress.h"
 
-#include <dirent.h>
-#include <fcntl.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
-#include <sys/mman.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -32,7 +28,6 @@ uint64_t seed, blocks_a_thread;
 stress_ring rings[MOST];
 stress_reader the_readers[MOST];
 _Atomic bool ending;
-static uint64_t run_number; /* in the names */
 
 void count(enum event event, uint64_t times) { atomic_fetch_add_explicit(&events[event], times, memory_order_relaxed); }
 
@@ -54,45 +49,6 @@ void broken(const char *what, ...) {
     fprintf(stderr, "\n");
     va_end(values);
     _exit(1);
-}
-
-void ring_id(uint8_t id[16], uint32_t writer, uint64_t life) {
-    uint64_t low = (uint64_t)writer << 48 | life;
-    memcpy(id, &run_number, 8);
-    memcpy(id + 8, &low, 8);
-}
-
-void ring_prefix(char prefix[SHMT_PREFIX_NBYTES], uint32_t writer, uint64_t life) {
-    uint8_t id[16];
-    ring_id(id, writer, life);
-    int length = snprintf(prefix, SHMT_PREFIX_NBYTES, "shmt-%u-", (unsigned)geteuid());
-    for (int i = 0; i < 16; i++)
-        length += snprintf(prefix + length, SHMT_PREFIX_NBYTES - (size_t)length, "%02x", id[i]);
-    snprintf(prefix + length, SHMT_PREFIX_NBYTES - (size_t)length, "-");
-}
-
-int open_segment(uint32_t writer, uint64_t life, uint32_t number, bool create) {
-    char prefix[SHMT_PREFIX_NBYTES], name[SHMT_PREFIX_NBYTES + 16];
-    ring_prefix(prefix, writer, life);
-    snprintf(name, sizeof name, "/%s%u", prefix, number);
-    return shm_open(name, create ? O_RDWR | O_CREAT | O_EXCL : O_RDWR, 0600);
-}
-
-static uint32_t entries_of(const char *folder, const char *beginning) {
-    uint32_t found = 0;
-    DIR *names = opendir(folder);
-    if (!names) broken("no %s", folder);
-    for (struct dirent *item; (item = readdir(names));)
-        found += strncmp(item->d_name, beginning, strlen(beginning)) == 0;
-    closedir(names);
-    return found;
-}
-
-static uint32_t names_left(void) {
-    char prefix[SHMT_PREFIX_NBYTES];
-    ring_prefix(prefix, 0, 0);
-    prefix[strlen(prefix) - 17] = 0; /* what the names of this run have in common */
-    return entries_of("/dev/shm", prefix);
 }
 
 static void start(pthread_t *threads, uint32_t length, void *(*body)(void *)) {
@@ -144,14 +100,14 @@ static void print_events(double seconds) {
 
 int main(int argc, char **argv) {
     pthread_t writing[MOST * THREADS], reading[MOST * THREADS];
-    if (argc != 5) broken("stress WRITERS READERS SEED BLOCKS");
+    if (argc != 6) broken("stress WRITERS READERS SEED BLOCKS FOLDER");
     writers = (uint32_t)strtoul(argv[1], NULL, 10);
     readers = (uint32_t)strtoul(argv[2], NULL, 10);
     seed = strtoull(argv[3], NULL, 10);
     blocks_a_thread = strtoull(argv[4], NULL, 10);
     if (!writers || writers > MOST || !readers || readers > MOST) broken("1 to %u writers, and readers", MOST);
     int64_t began = shmt_now_ns();
-    run_number = (uint64_t)began << 20 ^ (uint64_t)getpid();
+    segments_begin((uint64_t)began << 20 ^ (uint64_t)getpid(), argv[5]);
     uint32_t descriptors = entries_of("/proc/self/fd", "");
 
     for (uint32_t r = 0; r < readers; r++) {
@@ -174,7 +130,7 @@ int main(int argc, char **argv) {
     }
     for (uint32_t w = 0; w < writers; w++) check_ring(w);
     for (uint32_t w = 0; w < writers; w++) place_end(rings[w].place, false);
-    sweep_after_the_dead();
+    after_the_dead(sweep_dead);
     check_nothing_left(descriptors);
     places_free();
     print_events((double)(shmt_now_ns() - began) / 1e9);

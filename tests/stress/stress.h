@@ -3,6 +3,7 @@
  *     stress.c        the run: starts them, waits, checks that nothing is left
  *     writers.c       a writer's life: rings one after another, blocks, growth
  *     readers.c       a reader's life: joins, opens, forwards, reaps, closes, dies
+ *     segments.c      of either backing, made and found
  *     places.c        an attachment and who may still use it
  *     sharing.c       a handle to some readers, kept, lost, doubled or revoked
  *     payloads.c      what the bytes of a block are
@@ -102,10 +103,17 @@ extern _Atomic bool ending; /* the writers are through: readers empty their inbo
 /* Ends the run: the core broke a promise. */
 _Noreturn void broken(const char *what, ...) __attribute__((format(printf, 1, 2)));
 
-/* Names of the `life`th ring of a writer; unlike those of any other run on this machine. */
-void ring_prefix(char prefix[SHMT_PREFIX_NBYTES], uint32_t writer, uint64_t life);
+/* segments.c: those of the `life`th ring of a writer */
+void segments_begin(uint64_t run_number, const char *of_sockets); /* a folder, empty but for them */
+bool is_anonymous(uint32_t writer, uint64_t life);
 void ring_id(uint8_t id[16], uint32_t writer, uint64_t life);
+void ring_prefix(char prefix[SHMT_PREFIX_NBYTES], uint32_t writer, uint64_t life); /* empty: it is anonymous */
+void serve_ring(shmt_attachment *attachment, uint32_t writer, uint64_t life);
 int open_segment(uint32_t writer, uint64_t life, uint32_t number, bool create); /* descriptor, -1 if there is none */
+void sweep(uint32_t writer, uint64_t life);
+void sweep_dead(uint32_t writer, uint64_t life); /* the last one out died, or its writer: names wait for a sweep */
+uint32_t names_left(void);
+uint32_t entries_of(const char *path, const char *beginning);
 
 /* places.c */
 stress_place *place_new(shmt_attachment *attachment, uint32_t writer, uint64_t life);
@@ -113,8 +121,7 @@ bool place_enter(stress_place *place); /* false: it is over */
 void place_exit(stress_place *place);
 bool place_end(stress_place *place, bool dies); /* false: it was over already */
 void places_free(void);
-void sweep(uint32_t writer, uint64_t life);
-void sweep_after_the_dead(void); /* if the last one out of a ring has died, its names wait for a sweep */
+void after_the_dead(void (*clean)(uint32_t writer, uint64_t life)); /* for each ring in which somebody died */
 void held_check(const stress_held *held); /* each byte, unless its place has died */
 void held_end(stress_held *held);
 void ends_may_come_later(shmt_attachment *attachment); /* before its first lease */

@@ -66,11 +66,11 @@ ERRORS = {
         "leases.c", (("spans, room * sizeof *grown", "spans, room / 16 * sizeof *grown"),)
     ),
     ("LeakSanitizer", "the counts of an attachment are not freed"): Change(
-        "attachment.c", (("    free(attachment->locals);\n", ""),)
+        "leaving.c", (("    free(attachment->locals);\n", ""),)
     ),
     ("heap-use-after-free", "an attachment is freed before it is left"): Change(
-        "attachment.c",
-        (("    list_remove(attachment);\n", "    list_remove(attachment);\n    destroy(attachment);\n"),),
+        "leaving.c",
+        (("    list_remove(attachment);\n", "    list_remove(attachment);\n    shmt_destroy(attachment);\n"),),
     ),
     ("out of bounds", "the list of free tickets begins one too high"): Change(
         "attachment.c", (("free_tickets[i] = (uint16_t)", "free_tickets[i + 1] = (uint16_t)"),)

@@ -6,15 +6,12 @@ LeakSanitizer run the core as it is mapped in life. The program itself checks ea
 `make stress`; SHMTRANSPORT_STRESS_FACTOR multiplies the blocks that are written.
 """
 
-import os
 import random
 from pathlib import Path
 
 import pytest
 
-from tests.stress.building import Form, Numbers, numbers_of, run
-
-FACTOR = int(os.environ.get("SHMTRANSPORT_STRESS_FACTOR", "1"))
+from tests.stress.building import FACTOR, HANGS_S, Form, Numbers, numbers_of, run
 
 # Writers, readers, blocks of each thread of each writer.
 SIZES = [(1, 1, 4000), (2, 4, 1500), (8, 8, 500), (16, 16, 200)]
@@ -30,7 +27,7 @@ def nothing_is_missing(numbers: Numbers, writers: int, readers: int, blocks: int
     assert {name for name, value in numbers.items() if value == 0} <= RARE | one_reader
 
 
-@pytest.mark.timeout(180 * FACTOR)
+@pytest.mark.timeout(HANGS_S + 30)
 @pytest.mark.parametrize("form", ["thread", "address"])
 @pytest.mark.parametrize(("writers", "readers", "blocks"), SIZES, ids=[f"{w}x{r}" for w, r, _ in SIZES])
 def test_no_sanitizer_finds_anything_and_all_comes_back(

@@ -23,7 +23,7 @@ static void add_segment(stress_place *place) {
 static void create(uint32_t writer, uint64_t life, stress_chance *chance) {
     for (;; life++) {
         char prefix[SHMT_PREFIX_NBYTES];
-        shmt_shape shape = {.backing = SHMT_BACKING_POSIX,
+        shmt_shape shape = {.backing = is_anonymous(writer, life) ? SHMT_BACKING_MEMFD : SHMT_BACKING_POSIX,
                             .entries = ENTRIES,
                             .capacity_nbytes = SEGMENT_NBYTES * (uint64_t)SEGMENTS_MOST + 2 * LARGE_NBYTES,
                             .segment_nbytes = SEGMENT_NBYTES};
@@ -43,6 +43,7 @@ static void create(uint32_t writer, uint64_t life, stress_chance *chance) {
         stress_place *made = place_new(attachment, writer, life);
         add_segment(made);
         shmt_publish(attachment);
+        if (is_anonymous(writer, life)) serve_ring(attachment, writer, life);
         atomic_store_explicit(&rings[writer].place, made, memory_order_release);
         count(RINGS, 1);
         return;
