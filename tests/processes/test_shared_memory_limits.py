@@ -4,19 +4,17 @@ The small /dev/shm is a tmpfs in a mount namespace of the child's own (user name
 """
 
 import os
-import shutil
 import subprocess
 import sys
 
 import pytest
 
-from tests.support import ROOT
+from tests.support import ROOT, with_shared_memory
 
 pytestmark = pytest.mark.posix
 
 LIMIT = """
-import gc, os, subprocess, sys
-subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", "/dev/shm"], check=True)
+import gc, os, sys
 import torch
 from shmtransport import *
 MIB = 1 << 20
@@ -46,13 +44,10 @@ def usable(ring):
 
 def with_8_mb(code: str) -> None:
     """Runs ``code`` where /dev/shm has 8 MB; its exit status proves that it ended by itself and in peace."""
-    unshare = shutil.which("unshare")
-    assert unshare is not None, "util-linux has unshare"
-    namespaces = ["--mount"] if os.geteuid() == 0 else ["--user", "--map-root-user", "--mount"]
     done = subprocess.run(
-        [unshare, *namespaces, sys.executable, "-c", LIMIT + code],
+        [*with_shared_memory("size=8m"), sys.executable, "-c", LIMIT + code],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "SHMTRANSPORT_BACKING": "posix"},
         capture_output=True,
         text=True,
         timeout=50,
