@@ -2,8 +2,8 @@
 
 Everybody is in everybody's ring. Handles travel as datagrams between unix sockets that are named after the members;
 who has joined a ring, and under which id, is read from the ring's own table. So a message may be lost (the socket is
-full, or its process dead: then its sender revokes), come twice, come after it was revoked, or reach the successor of
-the one it was meant for.
+full, or its process dead: then its sender revokes), come twice, come after it was revoked, reach the successor of the
+one it was meant for, or be opened once more long after.
 
 What a tensor holds follows from the number in its message (contents.py). It is verified when it is opened and once
 more when it is let go. A handle that is stale for the reader it was meant for is a loss, and reported like wrong
@@ -21,6 +21,7 @@ import socket
 import struct
 import time
 import traceback
+from collections import deque
 from multiprocessing.connection import Connection
 from typing import NamedTuple
 
@@ -46,6 +47,8 @@ PAUSE_MS = 2
 """For a writer whose readers take nothing more."""
 KEPT, HOARDED = 6, 500
 """Tensors that a member holds at most, ordinarily and when it hoards."""
+REMEMBERED = 100
+"""Messages that may be opened once more."""
 TABLE_AGE_S = 0.02
 """For so long a look at who is in a ring is good; the dead among them are addressed meanwhile."""
 LARGEST_DATAGRAM_NBYTES = 60_000
@@ -110,6 +113,7 @@ class Member:
         self.working = self.hoarding = False
         self.transfers = 0
         self.held: list[Held] = []
+        self.heard: deque[bytes] = deque(maxlen=REMEMBERED)
         self.readers: dict[str, Reader] = {}
         self.tables: dict[str, tuple[float, dict[str, str]]] = {}
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -275,33 +279,40 @@ class Member:
         return True
 
     def read(self) -> bool:
-        """Opens one message and keeps its tensor; False if there was none."""
+        """Opens one message, and at times an old one once more; False if there was none."""
         try:
             message = self.socket.recv(LARGEST_DATAGRAM_NBYTES)
         except BlockingIOError:
             return False
+        self.open(message)
+        self.heard.append(message)
+        if self.rng.random() < 0.2:
+            self.open(self.rng.choice(self.heard), again=True)
+        return True
+
+    def open(self, message: bytes, *, again: bool = False) -> None:
+        """Verifies and keeps what a message brings; forwards it at times."""
         number, start, may_be_stale, sender, reader = _HEAD.unpack_from(message)
         wire = message[_HEAD.size :]
         ring_id = _ring_of(wire)
         endpoint = self.endpoint(ring_id)
         if endpoint is None:
-            return True  # meant for this one's predecessor
+            return  # meant for this one's predecessor, or of a ring that was left
         try:
             held = Held(endpoint.open(wire), number, start, ring_id)
         except StaleHandleError:
-            if endpoint.peer_id == reader.hex() and not may_be_stale and _is_alive(endpoint, sender.hex()):
+            if endpoint.peer_id == reader.hex() and not (may_be_stale or again) and _is_alive(endpoint, sender.hex()):
                 self.pipe.send(("corrupted", f"lost: {Handle.from_bytes(wire)} was stale, and its sender lives"))
-            return True
+            return
         except SegmentError:
             if not _dies(endpoint):  # a dead writer hands no descriptors over
                 raise
-            return True
+            return
         self.transfers += 1
         self.verify(held, "opened")
         if self.plan.forwards and self.working and held.ring_id in self.readers:
             self.send(self.readers[held.ring_id], held)
         self.keep(held)
-        return True
 
     def endpoint(self, ring_id: str) -> Endpoint | None:
         """What opens handles of that ring here; for inline bytes (""), any."""
