@@ -106,10 +106,11 @@ def search(folder: Path, *macros: str, depth: int = DEPTH) -> Search:
 
     def run(command: list[str]) -> str:
         done = subprocess.run(
-            command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=SEARCH_TIMEOUT_S
+            command, check=False, cwd=folder, capture_output=True, text=True, timeout=SEARCH_TIMEOUT_S
         )
-        assert done.returncode == 0 or command[0] == "./pan", done.stdout
-        return done.stdout
+        output = done.stdout + done.stderr
+        assert done.returncode == 0 or command[0] == "./pan", output
+        return output
 
     defines = [f"-D{macro}" for macro in macros]
     generated = run(["spin", "-a", *defines, str(MODEL / "leases.pml")])
