@@ -31,6 +31,11 @@ define CHECK_TOOLS
 @echo '#include <Python.h>' | $(CC) -fsyntax-only -x c -I "$$($(PYTHON) -c 'import sysconfig; print(sysconfig.get_path("include"))')" - 2>/dev/null || { echo "shmtransport needs Python's C headers: install them (Debian, Ubuntu: apt install $(notdir $(PYTHON))-dev)" >&2; exit 1; }
 endef
 
+# Installed where that can be done without asking: a container of CI.
+define CHECK_SPIN
+@command -v spin >/dev/null || { test "$$(id -u)" = 0 && apt-get update -qq && apt-get install -qq --yes spin; } || { echo 'the model needs spin: install it (Debian, Ubuntu: apt install spin)' >&2; exit 1; }
+endef
+
 # The extension is built by this compiler too, and not by the one Python itself was built with.
 export CC
 
@@ -38,6 +43,7 @@ export CC
 .DELETE_ON_ERROR:
 .PHONY: help venv venv-vllm demo demo-vllm test test-vllm test-vllm-releases stress sanitize sanitize-full lint bench check-tools clean distclean test-hostile test-hostile-full test-pressure soak test-crash crash-full bench-env bench-abuse
 .PHONY: help venv venv-vllm demo demo-vllm test test-pressure test-vllm test-vllm-releases lint bench check-tools clean distclean
+.PHONY: help venv venv-vllm demo demo-vllm test test-vllm test-vllm-releases model model-full lint bench check-tools clean distclean
 
 help:  ## list what can be made
 	@echo 'make TARGET, where TARGET is one of'
@@ -93,6 +99,13 @@ sanitize: $(SANITIZED) stress  ## the tests on a core with AddressSanitizer and 
 sanitize-full: $(SANITIZED) venv  ## the same with every test and ten times the stress; half an hour
 	@SHMTRANSPORT_STRESS_FACTOR=10 $(BIN)/python -m pytest tests/stress
 	@$(SANITIZE) tests/sanitize tests/unit tests/property tests/processes $(ARGS)
+model: venv  ## check the lease protocol in every interleaving, with spin; three minutes
+	$(CHECK_SPIN)
+	@$(BIN)/python -m pytest tests/promela $(ARGS)
+
+model-full: venv  ## the same within larger bounds; half an hour and 6 GB of memory
+	$(CHECK_SPIN)
+	@$(BIN)/python -m pytest tests/promela --full -o faulthandler_timeout=3600 -k every_interleaving $(ARGS)
 
 lint: venv  ## ruff, mypy --strict, and every C warning as an error
 	$(BIN)/ruff check

@@ -8,8 +8,9 @@
  *     tickets.pml  rules 10, 11, 12, 16, 17, 18
  *     tenants.pml  rules 3, 5, 6, 7
  *
- * -DWITHOUT_... takes one rule away. A process is two threads, both under its mutex: the application, and the helper
- * that settles and that ends what must end later. A process dies at any transition, with both. */
+ * -DWITHOUT_... takes one rule away. A process is up to three threads: the application; the helper, which settles and
+ * ends what must end later; and one that reaps. The first two share its mutex. It dies before any transition, with all
+ * of them. What operation x does in its first transition, together with the choice of it, is begin_x. */
 #include "bounds.pml"
 #include "shared.pml"
 #include "checks.pml"
@@ -63,7 +64,6 @@ end_idle: do
             PICK_PROCESS(CAN_REVOKE_PICKED, p, i);
             d_step { revoke(p, h, i) }
            }
-        :: atomic { PICK_INDEX(CAN_REAP, p, i); HOLD(p, i) }; reap(p, i)
         :: d_step { CAN_CLOSE(p) -> begin_close(p) }; close(p)
         :: d_step { CAN_LEAVE(p) -> leave(p) }; break
         od
@@ -83,6 +83,16 @@ end_idle: do
         :: atomic { PICK_TICKET(CAN_SETTLE, p, t); d_step { begin_settle(p, t, e, stays) } }; let_go(p, e, stays)
         od
     } unless { d_step { !process[p].alive -> e = 0; t = 0; stays = 0 } }
+}
+
+/* Reaps whenever it can: a third thread, so that its process can do anything meanwhile. */
+proctype reaper(byte p) {
+    byte i;
+    {
+end_idle: do
+        :: atomic { PICK_INDEX(CAN_REAP, p, i); HOLD(p, i) }; reap(p, i)
+        od
+    } unless { d_step { !process[p].alive -> i = 0 } }
 }
 
 #define CAN_LOSE(x, q, h) (losses && (process[q].arriving & BIT(h)) && !process[q].opens)
@@ -123,6 +133,10 @@ init {
             :: else
             fi;
             run application(p); run helper(p);
+            if
+            :: REAPERS & BIT(p) -> run reaper(p)
+            :: else
+            fi;
             p++
         :: else -> p = 0; break
         od

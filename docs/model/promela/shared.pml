@@ -93,14 +93,18 @@ hidden byte i_, q_; /* loops within one transition */
 #define UNLOCK(p) process[p].locked = false
 #endif
 
+#ifdef WITHOUT_SENDERS_COUNT
+#define SHARES_WITHOUT_COUNT true
+#else
+#define SHARES_WITHOUT_COUNT false
+#endif
+
 /* What nothing can depend on any more is set to 0, so that states that differ in nothing else are one. */
 inline forget_generation(p, e) {
-#ifndef WITHOUT_SENDERS_COUNT
     if
-    :: !USED(p, e) -> ON(p, e).generation = 0
+    :: !USED(p, e) && !SHARES_WITHOUT_COUNT -> ON(p, e).generation = 0
     :: else
     fi
-#endif
 }
 
 #if PROCESSES == 2
