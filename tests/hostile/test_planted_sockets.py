@@ -199,7 +199,11 @@ def test_what_stands_in_the_place_of_the_directory_costs_that_backing_and_nothin
     for path in kept:
         path.write_text("do not delete")
         os.chown(path, VICTIM, VICTIM) if IS_ROOT else None
-    os.chown(precious, VICTIM, VICTIM) if IS_ROOT else None
+    dead = precious / ("2" * 32)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(dead))
+    for path in (precious, dead):
+        os.chown(path, VICTIM, VICTIM) if IS_ROOT else None
     directory = base / f"shmt-{VICTIM}"
     make(directory)
 
@@ -220,6 +224,7 @@ def test_what_stands_in_the_place_of_the_directory_costs_that_backing_and_nothin
 
     trial(attacks)
     assert all(path.read_text() == "do not delete" for path in kept)
+    assert dead.exists(), "another user's link leads to it"
 
 
 def test_a_sweep_removes_sockets_of_dead_rings_and_nothing_else(sockets: Path) -> None:
