@@ -51,13 +51,14 @@ def copy_as(choice: Choice) -> Copy:
     return lambda dst, src, nbytes: copying.copy_with(choice, dst, src, nbytes)
 
 
-def wrong_sizes(copy: Copy, sizes: range) -> list[int]:
+def wrong_sizes(copy: Copy, sizes: range, spare_nbytes: int = 0) -> list[int]:
     """The sizes for which ``copy`` does not write exactly the right bytes.
 
-    Each is copied to all 64 places in a line, every time from another of the 64; guards lie around each copy.
+    Each is copied to all 64 places in a line, every time from another of the 64; guards lie around each copy. A copy
+    that reads up to ``spare_nbytes`` before or behind its source reads nothing that is not there.
     """
     cell_nbytes = sizes[-1] // LINE_NBYTES * LINE_NBYTES + 2 * LINE_NBYTES + 2 * GUARD_NBYTES
-    src = random_bytes(sizes[-1] + LINE_NBYTES, seed=1)
+    src = random_bytes(sizes[-1] + LINE_NBYTES + 2 * spare_nbytes, seed=1)[spare_nbytes:]
     noise = random_bytes(LINE_NBYTES * cell_nbytes, seed=2)
     dst = random_bytes(noise.nbytes)
     expected = noise.copy()
@@ -75,8 +76,8 @@ def wrong_sizes(copy: Copy, sizes: range) -> list[int]:
     return wrong
 
 
-def is_exact(copy: Copy, nbytes: int, place: int, origin: int, seed: int = 0) -> bool:
-    src = random_bytes(nbytes + origin, seed)
+def is_exact(copy: Copy, nbytes: int, place: int, origin: int, seed: int = 0, spare_nbytes: int = 0) -> bool:
+    src = random_bytes(nbytes + origin + 2 * spare_nbytes, seed)[spare_nbytes:][: nbytes + origin]
     dst = np.zeros(nbytes + place + 2 * GUARD_NBYTES, np.uint8)
     dst[:GUARD_NBYTES] = dst[-GUARD_NBYTES:] = 0xA5
     start = GUARD_NBYTES + place
@@ -113,8 +114,8 @@ def test_random_sizes_to_64_mib_are_exact(choice: Choice, rng: random.Random) ->
     ids=["too short", "too long", "too early", "shifted"],
 )
 def test_the_check_notices_a_wrong_copy(wrong: Copy) -> None:
-    assert wrong_sizes(wrong, range(60, 70)) == list(range(60, 70))
-    assert not is_exact(wrong, MIB, 3, 5)
+    assert wrong_sizes(wrong, range(60, 70), spare_nbytes=LINE_NBYTES) == list(range(60, 70))
+    assert not is_exact(wrong, MIB, 3, 5, spare_nbytes=LINE_NBYTES)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 8])
