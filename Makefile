@@ -41,9 +41,7 @@ export CC
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv venv-vllm demo demo-vllm test test-vllm test-vllm-releases stress sanitize sanitize-full lint bench check-tools clean distclean test-hostile test-hostile-full test-pressure soak test-crash crash-full bench-env bench-abuse
-.PHONY: help venv venv-vllm demo demo-vllm test test-pressure test-vllm test-vllm-releases lint bench check-tools clean distclean
-.PHONY: help venv venv-vllm demo demo-vllm test test-vllm test-vllm-releases model model-full lint bench check-tools clean distclean
+.PHONY: help venv venv-vllm demo demo-vllm test test-memfd test-vllm test-vllm-releases stress sanitize sanitize-full lint bench check-tools clean distclean test-hostile test-hostile-full test-pressure soak test-crash crash-full bench-env bench-abuse model model-full
 
 help:  ## list what can be made
 	@echo 'make TARGET, where TARGET is one of'
@@ -58,29 +56,33 @@ demo: venv  ## real photographs through shared memory, pickle and plain ZMQ, sid
 demo-vllm: venv-vllm  ## photographs through real vLLM, with the plugin off and on, side by side; three minutes
 	@$(VLLM_BIN)/shmtransport demo-vllm $(ARGS)
 
-test: venv  ## run all tests
+test: venv  ## run the tests
 	@$(BIN)/python -m pytest $(ARGS)
+
+test-memfd: venv  ## run those about rings once more, on the memfd backing
+	@SHMTRANSPORT_BACKING=memfd $(BIN)/python -m pytest tests/processes tests/property tests/unit $(ARGS)
 
 test-hostile: venv  ## attacks on handles, messages, control pages and names, some of each; two minutes
 	@$(BIN)/python -m pytest tests/hostile $(ARGS)
 
 test-hostile-full: venv  ## the same in full: every word with every byte value; the better part of an hour
 	@$(BIN)/python -m pytest tests/hostile --full -s -o faulthandler_timeout=0 $(ARGS)
+
 test-pressure: venv  ## fail every call into libc, meet every limit; a minute, as root or where user namespaces are allowed
 	@$(BIN)/python -m pytest tests/pressure $(ARGS)
+
 soak: venv  ## ROUNDS=1000 SEED=7: processes at work that are killed and paused at random; four minutes at most
 	@$(BIN)/python -m tests.soak $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
 test-crash: venv $(KILL_POINTS)  ## kill processes at every kill point and after every instruction; five minutes
 	@$(BIN)/python -m pytest tests/crash $(ARGS)
 
 crash-full: venv $(KILL_POINTS)  ## the same without leaving out an instruction of a long loop
 	@$(BIN)/python -m pytest tests/crash --every-instruction $(ARGS)
-test-pressure: venv  ## fail every call into libc, meet every limit; a minute, as root or where user namespaces are allowed
-	@$(BIN)/python -m pytest tests/pressure $(ARGS)
 
 venv-vllm: $(VLLM_STAMP) $(CORE)  ## make .venv-vllm with vLLM's CPU build, or bring it up to date
 
-test-vllm: venv-vllm  ## run the tests on real vLLM; five minutes
+test-vllm: venv-vllm  ## run the tests on real vLLM; 25 minutes
 	@$(VLLM_BIN)/python -m pytest tests/vllm $(ARGS)
 
 test-vllm-releases: $(VLLM_RELEASES:%=.venv-vllm-%/.installed) $(CORE)  ## the same answers on other releases of vLLM; ten minutes and 4 GB each
@@ -99,6 +101,7 @@ sanitize: $(SANITIZED) stress  ## the tests on a core with AddressSanitizer and 
 sanitize-full: $(SANITIZED) venv  ## the same with every test and ten times the stress; half an hour
 	@SHMTRANSPORT_STRESS_FACTOR=10 $(BIN)/python -m pytest tests/stress
 	@$(SANITIZE) tests/sanitize tests/unit tests/property tests/processes $(ARGS)
+
 model: venv  ## check the lease protocol in every interleaving, with spin; three minutes
 	$(CHECK_SPIN)
 	@$(BIN)/python -m pytest tests/promela $(ARGS)
