@@ -15,8 +15,7 @@ FILES = {
     "torch.multiprocessing": "torch_multiprocessing",
 }
 LEFT_OUT = {
-    "ray": "a start takes a minute on two busy cores and eight processes, and saves a token in the home folder;"
-    " its store takes 75 MB at least, /tmp where /dev/shm has less, and unlinks its file at once",
+    "ray": "on two busy cores a start took a minute and eight processes, and saved a token in the home folder",
 }
 """Peers that are not driven, and why."""
 

@@ -52,7 +52,7 @@ class ThePeer(Peer):
     name = "torch.multiprocessing"
     package = "torch"
     backings = ("file_descriptor", "file_system")
-    helper = "torch_shm_manager"
+    helper = "torch_shm_manager, Python's resource tracker"
 
     def make(self, terms: Terms) -> Any:
         torch.multiprocessing.set_sharing_strategy(self.backing)  # type: ignore[no-untyped-call]
