@@ -106,7 +106,7 @@ model: venv  ## check the lease protocol in every interleaving, with spin; three
 	$(CHECK_SPIN)
 	@$(BIN)/python -m pytest tests/promela $(ARGS)
 
-model-full: venv  ## the same within larger bounds; half an hour and 6 GB of memory
+model-full: venv  ## the same within larger bounds, without mutants; long, and up to 12 GB of memory
 	$(CHECK_SPIN)
 	@$(BIN)/python -m pytest tests/promela --full -o faulthandler_timeout=3600 -k every_interleaving $(ARGS)
 
