@@ -119,7 +119,7 @@ static void *serve(void *context) {
     shmt_serving *serving = context;
     struct pollfd listener = {.fd = serving->listener.fd, .events = POLLIN};
     while (!serving->stops) {
-        if (poll(&listener, 1, IDLE_SLICE_MS) <= 0) continue;
+        if (poll(&listener, 1, IDLE_SLICE_MS) <= 0 || serving->stops) continue;
         int client = is_ours(&serving->listener) ? accept4(listener.fd, NULL, NULL, SOCK_CLOEXEC) : -1;
         if (client >= 0) {
             answer(serving, client);
