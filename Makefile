@@ -96,7 +96,7 @@ stress: venv  ## the C core under ThreadSanitizer and AddressSanitizer, up to 16
 # Short: fewer examples of hypothesis, and of tests/processes those that are about the core.
 sanitize: $(SANITIZED) stress  ## the tests on a core with AddressSanitizer and UndefinedBehaviorSanitizer, and stress; five minutes
 	@$(SANITIZE) --short tests/sanitize tests/unit tests/property \
-	  tests/processes/test_death.py tests/processes/test_fork.py tests/processes/test_leaving.py $(ARGS)
+	  tests/processes/test_death.py tests/processes/test_fork.py tests/processes/test_sharing.py $(ARGS)
 
 sanitize-full: $(SANITIZED) venv  ## the same with every test and ten times the stress; half an hour
 	@SHMTRANSPORT_STRESS_FACTOR=10 $(BIN)/python -m pytest tests/stress

@@ -11,10 +11,6 @@ import pytest
 
 from tests.stress.building import FOUND, Change, Form, build_changed, run
 
-RELEASE_OF_SHARE = (
-    "shmt_bit(attachment->index), memory_order_release);\n"
-    "    atomic_store_explicit(word, shmt_word(sequence, mask), memory_order_release)"
-)
 LOCK = "pthread_mutex_lock(&attachment->mutex);"
 UNLOCK = "pthread_mutex_unlock(&attachment->mutex);"
 
@@ -26,7 +22,14 @@ RACES = {
         "attachment.c", (("    /* SYNC A-READY */\n", "    found->magic = header->magic;\n"),)
     ),
     "B-SHARE: share stores word and ticket without release": Change(
-        "tickets.c", ((RELEASE_OF_SHARE, RELEASE_OF_SHARE.replace("memory_order_release", "memory_order_relaxed")),)
+        "tickets.c",
+        (
+            (
+                "shmt_bit(attachment->index), memory_order_release);",
+                "shmt_bit(attachment->index), memory_order_relaxed);",
+            ),
+            ("shmt_word(sequence, mask), memory_order_release)", "shmt_word(sequence, mask), memory_order_relaxed)"),
+        ),
     ),
     "C-RELEASE: a bit goes out without release": Change(
         "reaping.c", (("after, memory_order_acq_rel,", "after, memory_order_relaxed,"),)
