@@ -9,12 +9,12 @@ from collections import Counter
 import pytest
 import torch
 
-from shmtransport import Handle, HandleError, Ring, StaleHandleError, layout
+from shmtransport import Handle, Ring, StaleHandleError, layout
 from shmtransport.config import BACKINGS, BackingName
 from tests.hostile import overwritten_pages
 from tests.hostile.conftest import Record
 from tests.hostile.overwritten_pages import Attacker
-from tests.hostile.trials import BreachError, Mark, Outcome, trial
+from tests.hostile.trials import BreachError, Mark, Outcome, attempt, trial
 from tests.peers import join_as_if_another_process
 
 
@@ -161,20 +161,32 @@ def test_a_ticket_with_a_forged_sequence_is_settled_and_its_handle_opens_or_is_s
         attacker.leave()
 
 
-@pytest.mark.parametrize("segment", [1, 1023, 1024, (1 << 32) - 1])
-def test_a_block_in_a_segment_that_is_not_there_is_a_bad_handle(segment: int) -> None:
-    with (
-        Ring.create(capacity="64KiB", segment="64KiB", entries=8) as ring,
-        join_as_if_another_process(ring.id) as reader,
-    ):
-        attacker = Attacker(ring.id, ENTRIES + 4)
-        tensor = ring.put(torch.ones(1024))
-        handle = ring.share(tensor, reader.peer_id)
-        attacker.store(segment)
-        with pytest.raises(HandleError, match="does not exist"):
-            reader.open(handle)
-        attacker.leave()
-        del tensor
+@pytest.mark.parametrize("count", [1, (1 << 32) - 1], ids=["true count", "forged count"])
+@pytest.mark.parametrize("segment", [1, 1023, 1024, 5000, (1 << 32) - 1])
+def test_a_block_in_a_segment_that_is_not_there_is_a_typed_error(segment: int, count: int) -> None:
+    """Both words are forged: no count of segments, however large, makes one of the process's mappings of another."""
+
+    def attacks(mark: Mark) -> Outcome:
+        outcome: Outcome = Counter()
+        with (
+            Ring.create(capacity="64KiB", segment="64KiB", entries=8) as ring,
+            join_as_if_another_process(ring.id) as reader,
+        ):
+            entry, header = Attacker(ring.id, ENTRIES + 4), Attacker(ring.id, HEADER_SEGMENTS)
+            tensor = ring.put(torch.ones(1024))
+            handle = ring.share(tensor, reader.peer_id)
+            entry.store(segment)
+            header.store(count)
+            mark(segment)
+            with attempt(outcome):
+                reader.open(handle)
+            entry.leave()
+            header.leave()
+            del tensor
+        return outcome
+
+    may_be_mapped = segment < min(count, layout.SEGMENTS)
+    assert trial(attacks) == {"SegmentError" if may_be_mapped else "HandleError": 1}
 
 
 def test_a_crash_a_hang_and_a_wrong_answer_are_each_told_with_the_attack_that_made_them() -> None:
