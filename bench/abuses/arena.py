@@ -56,7 +56,8 @@ def run_in(abuse: str, subject: Subject) -> dict[str, Any]:
     namespaces = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
     namespaces += ["--mount", "--ipc", "--pid", "--fork", "--kill-child=KILL", "--mount-proc"]
     command = [unshare, *namespaces, sys.executable, "-m", f"bench.abuses.{abuse}", json.dumps(asdict(subject))]
-    environment = {**os.environ, OUTSIDE: os.readlink("/proc/self/ns/pid"), "HOME": "/tmp", "TMPDIR": "/tmp"}
+    places = dict.fromkeys(("HOME", "TMPDIR", "SHMTRANSPORT_SOCKET_DIRECTORY"), "/tmp")
+    environment = {**os.environ, OUTSIDE: os.readlink("/proc/self/ns/pid"), **places}
     with subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
