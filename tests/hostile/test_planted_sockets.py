@@ -69,7 +69,7 @@ def test_an_impostors_answer_is_a_typed_error_in_time_and_no_descriptor_is_kept(
 def is_kept() -> bool:
     """Whether this process still has a descriptor of what an impostor handed over."""
     names = [entry.path for entry in os.scandir("/proc/self/fd")]
-    return any("hostile" in os.readlink(name) for name in names if os.path.lexists(name))
+    return any("/memfd:hostile" in os.readlink(name) for name in names if os.path.lexists(name))
 
 
 @pytest.mark.parametrize("make", HANDED_OVER.values(), ids=HANDED_OVER)

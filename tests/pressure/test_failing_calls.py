@@ -46,6 +46,9 @@ PRIVATE_MEMORY = {"malloc", "calloc", "realloc"}
 # Where a name cannot be removed, or the lock not be had under which that is allowed, it waits for the next sweep.
 LEAVES_NAMES = {"shm_unlink", "fcntl"}
 
+# Of the calls that are made to fail; what unlinks a socket is not one of them.
+MAKES_NONE = {("close", "memfd")}
+
 # What an application is promised not to see of a host without room.
 NEVER_RAISES = {"grow, or go inline", "close", "share"}
 
@@ -80,4 +83,4 @@ def test_whatever_call_fails_there_is_an_answer_and_nothing_is_left(
     found = forks.call(every_call, operation, backing)
     for what, seen in found.items():
         print(f"{what}: {seen}")
-    assert found, "no call was made at all"
+    assert found or (operation, backing) in MAKES_NONE, "no call was made at all"
