@@ -12,6 +12,7 @@ import signal
 import socket
 import stat
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +21,7 @@ import pytest
 from shmtransport import (
     ConfigError,
     CorruptSegmentError,
+    Inline,
     Reader,
     Ring,
     SegmentError,
@@ -247,6 +249,32 @@ def test_readers_of_a_killed_writer_read_on(engine: Child) -> None:
         writer.kill()
     assert digest(tensor) == digest(pixels(1))
     reader.close()
+    sweep()
+
+
+def test_what_nobody_mapped_while_the_writer_lived_is_an_error_at_once_and_costs_others_nothing(engine: Child) -> None:
+    with child("quick") as writer:
+        writer.run("ring = Ring.create('8MiB', segment='1MiB', backing='memfd')")
+        ring_id = writer.ask("ring.id")
+        reader = Reader.join(ring_id)
+        engine.run("reader = Reader.join(ring_id)", ring_id=ring_id)
+        engine_id = engine.ask("reader.peer_id")
+        writer.run("first = ring.put(pixels(1)); second = ring.put(pixels(2))")
+        share = "[bytes(ring.share(tensor, [mine, engine])) for tensor in (first, second)]"
+        first, second = writer.ask(share, mine=reader.peer_id, engine=engine_id)
+        tensors = [reader.open(first), reader.open(second)]  # the second in a segment that the engine has not mapped
+        writer.kill()
+    assert engine.ask("digest(reader.open(wire))", wire=first) == digest(pixels(1))
+    started = time.monotonic()
+    with pytest.raises(AssertionError, match=r"errors\.SegmentError: .*nobody serves"):
+        engine.ask("reader.open(wire)", wire=second)
+    assert time.monotonic() - started < 1
+    forwarded = reader.share(tensors[1], [engine_id])
+    assert isinstance(forwarded, Inline)
+    assert engine.ask("digest(reader.open(wire))", wire=bytes(forwarded)) == digest(pixels(2))
+    del tensors
+    reader.close()
+    engine.run("reader.close()")
     sweep()
 
 

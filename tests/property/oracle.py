@@ -10,6 +10,7 @@ refuses what no rule allows.
 """
 
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Final
 
 WRITER: Final = "writer"
@@ -27,6 +28,14 @@ def expect(condition: bool, *said: object) -> None:
     """Raises `DisagreementError` with what ``said`` unless ``condition`` holds."""
     if not condition:
         raise DisagreementError(*said)
+
+
+class Opening(Enum):
+    """What comes of opening a handle."""
+
+    TENSOR = "a tensor"
+    STALE = "nobody holds the block"
+    UNMAPPED = "its segment cannot be had any more"
 
 
 @dataclass(eq=False)
@@ -71,6 +80,9 @@ class Process:
     closed: bool = False
     tensors: dict[Block, int] = field(default_factory=dict)
     tickets: list[Ticket] = field(default_factory=list)
+    mapped: set[int] = field(default_factory=set)
+    """Segments that it mapped as a reader."""
+    unmappable: bool = False
 
     @property
     def may_open(self) -> bool:
@@ -87,11 +99,17 @@ def _round_up(nbytes: int, unit: int) -> int:
 
 
 class Oracle:
-    """A ring of ``capacity_nbytes`` with one segment and its writer alive."""
+    """A ring of ``capacity_nbytes`` with one segment and its writer alive.
 
-    def __init__(self, *, capacity_nbytes: int, segment_nbytes: int, entries: int, indices: int = 32) -> None:
+    Segments of an ``anonymous`` ring are had from its living writer only.
+    """
+
+    def __init__(
+        self, *, capacity_nbytes: int, segment_nbytes: int, entries: int, anonymous: bool, indices: int = 32
+    ) -> None:
         self.capacity_nbytes = capacity_nbytes
         self.segment_nbytes = segment_nbytes
+        self.anonymous = anonymous
         self.indices = indices
         self.segments: list[int] = []
         self.generations = [0] * entries
@@ -109,7 +127,7 @@ class Oracle:
         taken = {process.index for process in self.processes.values() if process.lives}
         index = min(set(range(1, self.indices)) - taken)
         self._clear_everywhere(index)
-        self.processes[name] = Process(name, index)
+        self.processes[name] = Process(name, index, mapped=set(range(len(self.segments))))
         self.signed[index] = name
         self.settle()
         return index
@@ -220,21 +238,27 @@ class Oracle:
         process.tickets.append(Ticket(number, sequence, block, set(readers)))
 
     def reachable(self, readers: set[str]) -> bool:
-        """Whether all of them are in the reader table."""
-        return all(self.processes[name].may_open for name in readers)
+        """Whether all of them are in the reader table, and map what they are sent."""
+        processes = [self.processes[name] for name in readers]
+        return all(process.may_open and not process.unmappable for process in processes)
 
-    def open(self, name: str, block: Block, sender: str, sequence: tuple[int, int]) -> bool:
-        """Rule 13: a lease, and the ticket (number, sequence) acknowledged; or False, the handle is stale."""
+    def open(self, name: str, block: Block, sender: str, sequence: tuple[int, int]) -> Opening:
+        """Rule 13: a lease, and the ticket (number, sequence) acknowledged; or the handle is stale; or rule 23."""
         if self.live.get(block.entry) is not block:
-            return False
+            return Opening.STALE
         process = self.processes[name]
-        block.holders.add(name)
-        process.tensors[block] = process.tensors.get(block, 0) + 1
+        maps = name == WRITER or block.segment in process.mapped or not self.anonymous or self.processes[WRITER].lives
+        if maps:
+            process.mapped.add(block.segment)
+            block.holders.add(name)
+            process.tensors[block] = process.tensors.get(block, 0) + 1
+        else:
+            process.unmappable = True
         ticket = self.ticket(sender, sequence)
         if ticket is not None:
             ticket.awaited.discard(name)
         self.settle()
-        return True
+        return Opening.TENSOR if maps else Opening.UNMAPPED
 
     def revoke(self, sender: str, sequence: tuple[int, int], readers: set[str] | None) -> bool | None:
         """Rule 17, for some readers or all: whether there was anything left to take back; None if only from the

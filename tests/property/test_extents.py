@@ -34,7 +34,7 @@ class Allocator:
 
     def __init__(self) -> None:
         self.ring = Ring.create(capacity=CAPACITY, segment=SEGMENT, entries=ENTRIES, on_full="raise")
-        self.oracle = Oracle(capacity_nbytes=CAPACITY, segment_nbytes=SEGMENT, entries=ENTRIES)
+        self.oracle = Oracle(capacity_nbytes=CAPACITY, segment_nbytes=SEGMENT, entries=ENTRIES, anonymous=False)
         self.held: list[tuple[Block, torch.Tensor]] = []
 
     def __enter__(self) -> Self:

@@ -3,7 +3,8 @@
 One writer and several readers live in this one process (see places.py), so every order of puts, shares, opens,
 drops, revokes, deaths, reaps and arrivals is possible, and each run of a failing order is the same. After each
 step every word of the block table, every ticket on its way, the allocator's bytes and the bytes of every living
-tensor must be what the oracle says. An open gives the right bytes or `StaleHandleError`, whatever came before.
+tensor must be what the oracle says. An open gives the right bytes or `StaleHandleError`, whatever came before; on
+memfd also `SegmentError`, for a segment that was not mapped while the writer lived.
 """
 
 import itertools
@@ -24,11 +25,20 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from shmtransport import Handle, Inline, Ring, RingFullError, SegmentNotFoundError, StaleHandleError, segment
+from shmtransport import (
+    Handle,
+    Inline,
+    Ring,
+    RingFullError,
+    SegmentError,
+    SegmentNotFoundError,
+    StaleHandleError,
+    segment,
+)
 from shmtransport.endpoint import Endpoint
 from tests.peers import join_as_if_another_process
 from tests.property.holdings import Held, Sent, bytes_of, choose, pattern
-from tests.property.oracle import WRITER, Block, Oracle, Process
+from tests.property.oracle import WRITER, Block, Opening, Oracle, Process
 from tests.property.places import SharedWords
 from tests.support import BACKING, wait_until
 
@@ -57,7 +67,9 @@ class Leases(RuleBasedStateMachine):
     def create(self, readers: int) -> None:
         self.ring = Ring.create(capacity=CAPACITY, segment=SEGMENT, entries=ENTRIES, on_full="raise", name="writer")
         self.words = SharedWords(self.ring.id, ENTRIES)
-        self.oracle = Oracle(capacity_nbytes=CAPACITY, segment_nbytes=SEGMENT, entries=ENTRIES)
+        self.oracle = Oracle(
+            capacity_nbytes=CAPACITY, segment_nbytes=SEGMENT, entries=ENTRIES, anonymous=BACKING == "memfd"
+        )
         self.endpoints: dict[str, Endpoint] = {WRITER: self.ring}
         self.peer_ids = {WRITER: self.ring.peer_id}
         self.held: list[Held] = []
@@ -202,13 +214,16 @@ class Leases(RuleBasedStateMachine):
         return [(sent, name) for sent, t in tickets if t for name in sorted(t.awaited) if name in active]
 
     def open(self, sent: Sent, name: str) -> None:
-        opens = self.oracle.open(name, sent.block, sent.sender, sent.ticket)
+        expected = self.oracle.open(name, sent.block, sent.sender, sent.ticket)
         try:
             tensor = self.endpoints[name].open(sent.wire)
         except StaleHandleError:
-            assert not opens, "stale, though somebody holds the block"
+            assert expected is Opening.STALE
             return
-        assert opens, "a lease on a block that nobody holds"
+        except SegmentError:
+            assert expected is Opening.UNMAPPED
+            return
+        assert expected is Opening.TENSOR
         self.held.append(Held(name, sent.block, tensor, sent.expected, sent.start))
 
     @precondition(lambda self: self.held)
@@ -347,6 +362,7 @@ class Leases(RuleBasedStateMachine):
         """What is on its way is opened, what is held dropped, who is dead reaped: then all is free again."""
         for sent, name in self.expected_opens():
             self.open(sent, name)
+            self.the_core_and_the_oracle_agree()
         while self.held:
             held = self.held.pop()
             self.oracle.drop(held.owner, held.block)
