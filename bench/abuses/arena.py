@@ -21,13 +21,15 @@ from typing import Any
 
 import psutil
 
+from bench.payloads import Payload
 from bench.peers.pair import ROOT
 from bench.peers.peer import SHARED_MEMORY, Peer, Terms
 
 MIB = 1 << 20
 DEADLINE_S = 240.0
 TMP_NBYTES = 4096 * MIB
-TERMS = Terms(stem="abuse", nbytes=3 * MIB, alive=4)
+PAYLOAD = Payload("3 MiB", (3 * MIB,), "uint8")
+TERMS = Terms(stem="abuse", nbytes=PAYLOAD.nbytes, tensors=1, alive=4)
 SETTLE_S = 5.0
 """What helpers get to do their work in, and processes to end."""
 OUTSIDE = "SHMTRANSPORT_ABUSE_OUTSIDE"

@@ -25,12 +25,12 @@ def transfer_and_hold(two: Pair) -> None:
         two.transfer(seed)
     two.transfer(TRANSFERS)
     two.send(TRANSFERS + 1)
-    two.begin("sender", "send", TRANSFERS + 2)
+    two.begin_to_send(TRANSFERS + 2)
 
 
 def killed(peer: arena.Subject, *, with_helpers: bool) -> tuple[int, int]:
     """What is left once everybody, or everybody but the helpers, was killed."""
-    with pair(peer.name, peer.backing, arena.TERMS) as two:
+    with pair(peer.name, peer.backing, arena.TERMS, arena.PAYLOAD) as two:
         transfer_and_hold(two)
         pids = set(two.pids.values())
         arena.kill(process for process in arena.family() if with_helpers or process.pid in pids)
@@ -43,7 +43,7 @@ def killed(peer: arena.Subject, *, with_helpers: bool) -> tuple[int, int]:
 def start_again(peer: arena.Subject) -> str:
     """ "works", or what went wrong."""
     try:
-        with pair(peer.name, peer.backing, arena.TERMS) as two:
+        with pair(peer.name, peer.backing, arena.TERMS, arena.PAYLOAD) as two:
             two.wait_until_ready()
             two.transfer(0)
             two.close()

@@ -37,7 +37,7 @@ def drain(two: Pair, sent: int) -> int:
 
 def abuse(peer: arena.Subject) -> dict[str, Any]:
     delivered, usable = 0, False
-    with pair(peer.name, peer.backing, arena.TERMS) as two:
+    with pair(peer.name, peer.backing, arena.TERMS, arena.PAYLOAD) as two:
         failure, sent = fill(two)
         if sent and not isinstance(failure, Died):
             try:

@@ -6,7 +6,9 @@ The receiver is a child by `multiprocessing`, since some peers hand their queues
 import faulthandler
 import json
 import os
+import resource
 import sys
+import time
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -14,19 +16,17 @@ from typing import Any
 
 import numpy as np
 
+from bench.payloads import Payload
 from bench.peers import peer_type
-from bench.peers.peer import SPAWN, Payload, Receiver, Sender, Terms
+from bench.peers.peer import SPAWN, Received, Receiver, Request, Sender, Terms, bytes_of
 
 LEAVE_S = 20.0
-
-
-def payload_of(seed: int, nbytes: int) -> Payload:
-    """Bytes that depend on the seed; no two seeds agree at more than chance places."""
-    return np.frombuffer(np.random.default_rng(seed).bytes(nbytes), np.uint8)
+POOL = 3
+"""Requests of a payload that are kept ready, so that none is sent twice in a row."""
 
 
 class WrongBytesError(Exception):
-    """A message came that was never sent."""
+    """A request came that was never sent."""
 
 
 def answer(connection: Connection, call: Callable[[], Any]) -> bool:
@@ -42,17 +42,48 @@ def answer(connection: Connection, call: Callable[[], Any]) -> bool:
     return True
 
 
-def receive(receiver: Receiver, terms: Terms, seed: int, timeout_s: float) -> None:
-    got = receiver.receive(timeout_s)
-    expected = payload_of(seed, terms.nbytes)
-    if not np.array_equal(got, expected):
-        differing = np.count_nonzero(got != expected) if got.shape == expected.shape else "all"
-        raise WrongBytesError(f"message {seed}: {differing} of {expected.nbytes} bytes are not those that were sent")
+class Pool:
+    """The requests of one payload at a time, made when first asked for."""
+
+    def __init__(self) -> None:
+        self._payload: Payload | None = None
+        self._requests: dict[int, Request] = {}
+
+    def request(self, payload: Payload, seed: int) -> Request:
+        """That of this seed; seeds that differ by `POOL` are the same."""
+        if payload != self._payload:
+            self._payload, self._requests = payload, {}
+        if seed % POOL not in self._requests:
+            self._requests[seed % POOL] = payload.request(seed % POOL)
+        return self._requests[seed % POOL]
 
 
-def run_receiver(name: str, backing: str, made: Any, terms: Terms, connection: Connection) -> None:
+def check(received: Received, expected: Request, seed: int) -> None:
+    """Byte for byte."""
+    if len(received) != len(expected):
+        raise WrongBytesError(f"request {seed}: {len(received)} tensors, {len(expected)} were sent")
+    for number, (got, should) in enumerate(zip(map(bytes_of, received), map(bytes_of, expected), strict=True)):
+        if not np.array_equal(got, should):
+            differing = np.count_nonzero(got != should) if got.shape == should.shape else "all"
+            raise WrongBytesError(f"request {seed}, tensor {number}: {differing} of {should.nbytes} bytes differ")
+
+
+class Usage:
+    """CPU seconds and page faults of this process, threads included, since `begin`."""
+
+    def begin(self) -> None:
+        self._before = resource.getrusage(resource.RUSAGE_SELF)
+
+    def end(self) -> tuple[float, int]:
+        now, before = resource.getrusage(resource.RUSAGE_SELF), self._before
+        seconds = now.ru_utime + now.ru_stime - before.ru_utime - before.ru_stime
+        return seconds, now.ru_minflt + now.ru_majflt - before.ru_minflt - before.ru_majflt
+
+
+def run_receiver(name: str, backing: str, made: Any, terms: Terms, connection: Connection) -> None:  # noqa: ARG001
     """The receiver's process, until it is told to close or its owner is gone."""
     receiver: Receiver | None = None
+    pool, usage = Pool(), Usage()
 
     def start() -> int:
         nonlocal receiver
@@ -61,12 +92,27 @@ def run_receiver(name: str, backing: str, made: Any, terms: Terms, connection: C
 
     if not answer(connection, start) or receiver is None:
         return
+    arrived: Receiver = receiver
+
+    def receive(payload: Payload, seed: int, timeout_s: float) -> tuple[int, tuple[float, int]]:
+        """When it was there, and what that took."""
+        arrived.drop()
+        expected = pool.request(payload, seed)
+        connection.send(("done", "waiting"))
+        usage.begin()
+        received = arrived.receive(payload.tensors, timeout_s)
+        there_ns = time.monotonic_ns()
+        used = usage.end()
+        check(received, expected, seed)
+        return there_ns, used
+
     for order in orders(connection):
         match order:
-            case "receive", seed, timeout_s:
-                answer(connection, lambda: receive(receiver, terms, seed, timeout_s))
+            case "receive", payload, seed, timeout_s:
+                answer(connection, lambda: receive(payload, seed, timeout_s))
             case ("close",):
-                answer(connection, receiver.close)
+                arrived.drop()
+                answer(connection, arrived.close)
                 return
 
 
@@ -92,29 +138,42 @@ def main() -> None:
         os.set_inheritable(fd, False)  # a helper that outlives this process must not look like it
     process: BaseProcess | None = None
     sender: Sender | None = None
+    version: str | None = None
+    pool, usage = Pool(), Usage()
 
-    def start() -> int:
-        nonlocal process, sender
+    def start() -> tuple[int, str | None]:
+        nonlocal process, sender, version
         peer = peer_type(name)(backing)
         made = peer.make(terms)
         sender = peer.sender(made)
         process = SPAWN.Process(target=run_receiver, args=(name, backing, made, terms, far), daemon=True)
         process.start()
-        return os.getpid()
+        return os.getpid(), peer.version()
 
     started = answer(connection, start)
     far.close()
     if not started or process is None or sender is None:
         return
+    sending: Sender = sender
+
+    def send(payload: Payload, seed: int) -> int:
+        """When it began."""
+        request = sending.prepare(pool.request(payload, seed))
+        usage.begin()
+        began_ns = time.monotonic_ns()
+        sending.send(request)
+        return began_ns
+
     for order in orders(connection):
         match order:
-            case "send", seed:
-                payload = payload_of(seed, terms.nbytes)
-                answer(connection, lambda: sender.send(payload))  # noqa: B023 - called at once
+            case "send", payload, seed:
+                answer(connection, lambda: send(payload, seed))
+            case ("usage",):
+                answer(connection, usage.end)
             case ("receiver_status",):
                 answer(connection, lambda: status_of(process))
             case ("close",):
-                answer(connection, sender.close)
+                answer(connection, sending.close)
                 process.join(LEAVE_S)
                 return
 

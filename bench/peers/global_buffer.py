@@ -1,7 +1,8 @@
 """global-buffer: a named ring of array slots in one segment; read in order by `next_into`, without an allocation.
 
 Its `unlink(name)` is documented for what a crash leaves, so each start calls it first. The writer never waits: a
-reader that falls behind loses messages, so there are as many slots as messages alive.
+reader that falls behind loses messages, so there are as many slots as messages alive. A slot has one size, and every
+message is as long.
 """
 
 from typing import Any
@@ -9,16 +10,17 @@ from typing import Any
 import global_buffer
 import numpy as np
 
-from bench.peers.peer import Payload, Peer, Receiver, Sender, Terms
+from bench.peers.peer import Bytes, Peer, Received, Receiver, Request, Sender, Terms, bytes_of
 
 
 class _Sender(Sender):
     def __init__(self, terms: Terms) -> None:
         spec = global_buffer.ArraySpec(dtype="uint8", shape=(terms.nbytes,))
-        self._ring = global_buffer.create(name=terms.stem, schema=spec, capacity=terms.alive)
+        self._ring = global_buffer.create(name=terms.stem, schema=spec, capacity=terms.messages)
 
-    def send(self, payload: Payload) -> None:
-        self._ring.write(payload)
+    def send(self, request: Request) -> None:
+        for tensor in request:
+            self._ring.write(bytes_of(tensor))
 
     def close(self) -> None:
         self._ring.close()
@@ -28,14 +30,20 @@ class _Sender(Sender):
 class _Receiver(Receiver):
     def __init__(self, terms: Terms) -> None:
         self._reader = global_buffer.attach(terms.stem)
-        self._payload = np.zeros(terms.nbytes, np.uint8)
+        self._places = [np.zeros(terms.nbytes, np.uint8) for _ in range(terms.tensors)]
 
-    def receive(self, timeout_s: float) -> Payload:
+    def receive(self, tensors: int, timeout_s: float) -> Received:
+        return [self._next(place, timeout_s) for place in self._places[:tensors]]
+
+    def _next(self, place: Bytes, timeout_s: float) -> Bytes:
         try:
-            self._reader.next_into(self._payload, timeout=timeout_s)
+            self._reader.next_into(place, timeout=timeout_s)
         except global_buffer.Empty:
             raise TimeoutError(f"no message within {timeout_s} s") from None
-        return self._payload
+        return place
+
+    def drop(self) -> None:
+        pass
 
     def close(self) -> None:
         self._reader.close()

@@ -1,10 +1,12 @@
 """iceoryx2: publish and subscribe over slices of bytes; the publisher's segment is sized for the worst case.
 
 So that the worst case is what the terms say, the service is limited as its FAQ advises: one publisher, one subscriber,
-no history, no overflow. Dead nodes are cleaned up by whoever makes a node or opens a service next, by default.
+no history, no overflow. Dead nodes are cleaned up by whoever makes a node or opens a service next, by default. The
+subscriber spins with `sched_yield`, since its Python listener takes longer to wake than a transfer takes.
 """
 
 import ctypes
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -12,9 +14,7 @@ from typing import Any
 import iceoryx2
 import numpy as np
 
-from bench.peers.peer import SHARED_MEMORY, Payload, Peer, Receiver, Sender, Terms
-
-POLL_S = 50e-6
+from bench.peers.peer import SHARED_MEMORY, Bytes, Peer, Received, Receiver, Request, Sender, Terms, copy_into
 
 
 def _service(node: Any, terms: Terms) -> Any:
@@ -23,15 +23,15 @@ def _service(node: Any, terms: Terms) -> Any:
         .publish_subscribe(iceoryx2.Slice[ctypes.c_uint8])
         .max_publishers(1)
         .max_subscribers(1)
-        .subscriber_max_buffer_size(terms.alive)
-        .subscriber_max_borrowed_samples(1)
+        .subscriber_max_buffer_size(terms.messages)
+        .subscriber_max_borrowed_samples(terms.tensors)
         .history_size(0)
         .enable_safe_overflow(False)
         .open_or_create()
     )
 
 
-def _bytes_of(sample: Any) -> Payload:
+def _bytes_of(sample: Any) -> Bytes:
     return np.frombuffer(sample.payload().as_memory_view(), np.uint8)
 
 
@@ -43,11 +43,12 @@ class _Sender(Sender):
             self._service.publisher_builder().initial_max_slice_len(terms.nbytes).max_loaned_samples(1).create()
         )
 
-    def send(self, payload: Payload) -> None:
-        sample = self._publisher.loan_slice_uninit(payload.nbytes)
-        _bytes_of(sample)[:] = payload
-        if sample.assume_init().send() != 1:
-            raise RuntimeError("sent to no subscriber")
+    def send(self, request: Request) -> None:
+        for tensor in request:
+            sample = self._publisher.loan_slice_uninit(tensor.nbytes)
+            copy_into(_bytes_of(sample), tensor)
+            if sample.assume_init().send() != 1:
+                raise RuntimeError("sent to no subscriber")
 
     def close(self) -> None:
         del self._publisher, self._service, self._node
@@ -58,20 +59,24 @@ class _Receiver(Receiver):
         self._node = iceoryx2.NodeBuilder.new().create(iceoryx2.ServiceType.Ipc)
         self._service = _service(self._node, terms)
         self._subscriber = self._service.subscriber_builder().create()
-        self._held: Any = None
+        self._held: list[Any] = []
 
-    def receive(self, timeout_s: float) -> Payload:
-        self._held = None
+    def receive(self, tensors: int, timeout_s: float) -> Received:
         deadline = time.monotonic() + timeout_s
-        while (sample := self._subscriber.receive()) is None:
-            if time.monotonic() > deadline:
+        while len(self._held) < tensors:
+            sample = self._subscriber.receive()
+            if sample is not None:
+                self._held.append(sample)
+            elif time.monotonic() > deadline:
                 raise TimeoutError(f"no message within {timeout_s} s")
-            time.sleep(POLL_S)
-        self._held = sample
-        return _bytes_of(sample)
+            else:
+                os.sched_yield()
+        return [_bytes_of(sample) for sample in self._held]
+
+    def drop(self) -> None:
+        self._held.clear()
 
     def close(self) -> None:
-        self._held = None
         del self._subscriber, self._service, self._node
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import kickmsg
 import numpy as np
 
-from bench.peers.peer import Payload, Peer, Receiver, Sender, Terms
+from bench.peers.peer import Peer, Received, Receiver, Request, Sender, Terms, copy_into
 
 TOPIC = "payload"
 
@@ -19,8 +19,8 @@ class _Sender(Sender):
     def __init__(self, terms: Terms) -> None:
         slots = kickmsg.Config()
         slots.max_subscribers = 1
-        slots.sub_ring_capacity = 1 << (terms.alive - 1).bit_length()
-        slots.pool_size = slots.sub_ring_capacity + 1  # a slot that was read stays in the ring until it comes round
+        slots.sub_ring_capacity = 1 << (terms.messages - 1).bit_length()
+        slots.pool_size = slots.sub_ring_capacity + terms.tensors  # what was read stays in the ring for one round
         slots.max_payload_size = terms.nbytes
         self._stem = terms.stem
         kickmsg.Registry.unlink(terms.stem)
@@ -28,13 +28,14 @@ class _Sender(Sender):
         self._node.unlink_topic(TOPIC)
         self._publisher = self._node.advertise(TOPIC, slots)
 
-    def send(self, payload: Payload) -> None:
-        slot = self._publisher.allocate()
-        if slot is None:
-            raise BlockingIOError("allocate() answers None: the pool is exhausted")
-        np.asarray(slot)[: payload.nbytes] = payload
-        if slot.publish(payload.nbytes) != 1:
-            raise RuntimeError("published to no subscriber")
+    def send(self, request: Request) -> None:
+        for tensor in request:
+            slot = self._publisher.allocate()
+            if slot is None:
+                raise BlockingIOError("allocate() answers None: the pool is exhausted")
+            copy_into(np.asarray(slot)[: tensor.nbytes], tensor)
+            if slot.publish(tensor.nbytes) != 1:
+                raise RuntimeError("published to no subscriber")
 
     def close(self) -> None:
         self._node.unlink_topic(TOPIC)
@@ -45,19 +46,23 @@ class _Receiver(Receiver):
     def __init__(self, terms: Terms) -> None:
         self._node = kickmsg.Node("receiver", terms.stem)
         self._subscriber = self._node.subscribe(TOPIC)
-        self._held: Any = None
+        self._held: list[Any] = []
 
-    def receive(self, timeout_s: float) -> Payload:
-        self.close()
-        self._held = self._subscriber.receive_view(timeout_s)
-        if self._held is None:
-            raise TimeoutError(f"no message within {timeout_s} s")
-        return np.frombuffer(self._held, np.uint8)
+    def receive(self, tensors: int, timeout_s: float) -> Received:
+        for _ in range(tensors):
+            view = self._subscriber.receive_view(timeout_s)
+            if view is None:
+                raise TimeoutError(f"no message within {timeout_s} s")
+            self._held.append(view)
+        return [np.frombuffer(view, np.uint8) for view in self._held]
+
+    def drop(self) -> None:
+        for view in self._held:
+            view.release()
+        self._held.clear()
 
     def close(self) -> None:
-        if self._held is not None:
-            self._held.release()
-            self._held = None
+        self.drop()
 
 
 class ThePeer(Peer):

@@ -9,7 +9,7 @@ from typing import Any
 import momentumx
 import numpy as np
 
-from bench.peers.peer import Payload, Peer, Receiver, Sender, Terms
+from bench.peers.peer import Peer, Received, Receiver, Request, Sender, Terms, copy_into
 
 POLL_S = 10e-6
 
@@ -17,13 +17,14 @@ POLL_S = 10e-6
 class _Sender(Sender):
     def __init__(self, terms: Terms) -> None:
         self._stream = momentumx.Producer(
-            terms.stem, buffer_size=terms.nbytes, buffer_count=terms.alive, sync=True, polling_interval=POLL_S
+            terms.stem, buffer_size=terms.nbytes, buffer_count=terms.messages, sync=True, polling_interval=POLL_S
         )
 
-    def send(self, payload: Payload) -> None:
-        slot = self._stream.next_to_send()
-        np.frombuffer(slot, np.uint8)[: payload.nbytes] = payload
-        slot.send(payload.nbytes)
+    def send(self, request: Request) -> None:
+        for tensor in request:
+            slot = self._stream.next_to_send()
+            copy_into(np.frombuffer(slot, np.uint8)[: tensor.nbytes], tensor)
+            slot.send(tensor.nbytes)
 
     def close(self) -> None:
         self._stream.end()
@@ -33,20 +34,24 @@ class _Sender(Sender):
 class _Receiver(Receiver):
     def __init__(self, terms: Terms) -> None:
         self._stream = momentumx.Consumer(terms.stem, polling_interval=POLL_S)
-        self._held: Any = None
+        self._held: list[Any] = []
 
-    def receive(self, timeout_s: float) -> Payload:
-        self._held = None
+    def receive(self, tensors: int, timeout_s: float) -> Received:
         deadline = time.monotonic() + timeout_s
-        while (slot := self._stream.receive(blocking=False)) is None:
-            if time.monotonic() > deadline:
+        while len(self._held) < tensors:
+            slot = self._stream.receive(blocking=False)
+            if slot is not None:
+                self._held.append(slot)
+            elif time.monotonic() > deadline:
                 raise TimeoutError(f"no message within {timeout_s} s")
-            time.sleep(POLL_S)
-        self._held = slot
-        return np.frombuffer(slot, np.uint8)[: slot.data_size]
+            else:
+                time.sleep(POLL_S)
+        return [np.frombuffer(slot, np.uint8)[: slot.data_size] for slot in self._held]
+
+    def drop(self) -> None:
+        self._held.clear()
 
     def close(self) -> None:
-        self._held = None
         del self._stream
 
 

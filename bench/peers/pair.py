@@ -2,7 +2,7 @@
 
 A `Pair` belongs to a process that is neither: it survives whatever happens to them, and every order has a deadline.
 What can go wrong is a `Failure` that says which of the two it was, and how. Payloads are made from a seed on either
-side, and the receiver compares what came byte for byte.
+side, and the receiver compares what came byte for byte, outside of what is timed.
 """
 
 import contextlib
@@ -15,8 +15,9 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
+from bench.payloads import Payload
 from bench.peers.peer import Terms
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -54,18 +55,31 @@ class Died(Failure):
         super().__init__(f"{end} died: {how}")
 
 
+class Transfer(NamedTuple):
+    """What one request took."""
+
+    seconds: float
+    """From the call that sends until the receiver has the tensors."""
+    cpu_seconds: float
+    """Of both processes, all threads."""
+    faults: int
+    """Of both processes."""
+
+
 class Pair:
     """A living pair. Made by `pair`."""
 
-    def __init__(self, process: subprocess.Popen[bytes], ends: dict[End, Connection]) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], ends: dict[End, Connection], payload: Payload) -> None:
         self._process = process
         self._ends = ends
+        self._payload = payload
         self.pids: dict[End, int] = {"sender": process.pid}
+        self.version: str | None = None
 
     def wait_until_ready(self) -> None:
         """Returns when both ends are made."""
-        for end in ("sender", "receiver"):
-            self.pids[end] = self._answer(end, START_S)
+        self.pids["sender"], self.version = self._answer("sender", START_S)
+        self.pids["receiver"] = self._answer("receiver", START_S)
 
     def begin(self, end: End, *order: object) -> None:
         """Gives an order; `finish` waits for what comes of it."""
@@ -78,21 +92,35 @@ class Pair:
         """What the last order to an end came to."""
         return self._answer(end, timeout_s)
 
+    def begin_to_send(self, seed: int) -> None:
+        """Does not wait for it."""
+        self.begin("sender", "send", self._payload, seed)
+
     def send(self, seed: int) -> None:
-        """One message on its way."""
-        self.begin("sender", "send", seed)
+        """One request on its way."""
+        self.begin_to_send(seed)
         self.finish("sender")
 
     def receive(self, seed: int) -> None:
-        """The next message in the receiver's hands; it must be the one of this seed. The last one is let go."""
-        self.begin("receiver", "receive", seed, ORDER_S)
+        """The next request in the receiver's hands; it must be the one of this seed. The last one is let go."""
+        self._await(self._payload, seed)
         self.finish("receiver", ORDER_S + 5)
 
-    def transfer(self, seed: int) -> None:
-        """One message sent to a receiver that waits for it."""
-        self.begin("receiver", "receive", seed, ORDER_S)
-        self.send(seed)
-        self.finish("receiver", ORDER_S + 5)
+    def transfer(self, seed: int, payload: Payload | None = None) -> Transfer:
+        """One request sent to a receiver that waits for it."""
+        sent = payload or self._payload
+        self._await(sent, seed)
+        self.begin("sender", "send", sent, seed)
+        began_ns = self.finish("sender", ORDER_S + 5)
+        there_ns, (receiver_s, receiver_faults) = self.finish("receiver", ORDER_S + 5)
+        self.begin("sender", "usage")
+        sender_s, sender_faults = self.finish("sender")
+        return Transfer((there_ns - began_ns) / 1e9, sender_s + receiver_s, sender_faults + receiver_faults)
+
+    def _await(self, payload: Payload, seed: int) -> None:
+        """Returns when the receiver is about to wait for it."""
+        self.begin("receiver", "receive", payload, seed, ORDER_S)
+        self.finish("receiver")
 
     def close(self) -> None:
         """Both ends closed in order, and both processes ended."""
@@ -134,21 +162,24 @@ class Pair:
 
 
 @contextlib.contextmanager
-def pair(name: str, backing: str, terms: Terms) -> Iterator[Pair]:
-    """The two processes of a peer, started and not yet waited for. At the end the sender, if it still runs, is
-    killed; helpers and the receiver are the caller's, who alone knows what shall survive."""
+def pair(
+    name: str, backing: str, terms: Terms, payload: Payload, *, python: Path = Path(sys.executable)
+) -> Iterator[Pair]:
+    """The two processes of a peer, started and not yet waited for, run by an environment's ``python``. At the end the
+    sender, if it still runs, is killed; helpers and the receiver are the caller's, who alone knows what shall survive.
+    """
     here: dict[End, Connection] = {}
     there: list[Connection] = []
     for end in ("sender", "receiver"):
         here[end], far = multiprocessing.Pipe()
         there.append(far)
-    command = [sys.executable, "-m", "bench.peers.ends", name, backing, json.dumps(asdict(terms))]
+    command = [str(python), "-m", "bench.peers.ends", name, backing, json.dumps(asdict(terms))]
     fds = [connection.fileno() for connection in there]
     process = subprocess.Popen([*command, *map(str, fds)], cwd=ROOT, pass_fds=fds, stdin=subprocess.DEVNULL)
     for connection in there:
         connection.close()
     try:
-        yield Pair(process, here)
+        yield Pair(process, here, payload)
     finally:
         for connection in here.values():
             connection.close()

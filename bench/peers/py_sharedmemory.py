@@ -9,15 +9,16 @@ from typing import Any
 
 from py_sharedmemory import create_shared_memory_pair
 
-from bench.peers.peer import SPAWN, Payload, Peer, Receiver, Sender, Terms
+from bench.peers.peer import SPAWN, Peer, Received, Receiver, Request, Sender, Terms, bytes_of
 
 
 class _Sender(Sender):
     def __init__(self, end: Any) -> None:
         self._end = end
 
-    def send(self, payload: Payload) -> None:
-        self._end.put(payload, timeout=30)
+    def send(self, request: Request) -> None:
+        for tensor in request:
+            self._end.put(bytes_of(tensor), timeout=30)
 
     def close(self) -> None:
         self._end.wait_for_all_ack(timeout=30)
@@ -28,12 +29,14 @@ class _Receiver(Receiver):
     def __init__(self, end: Any) -> None:
         self._end = end
 
-    def receive(self, timeout_s: float) -> Payload:
+    def receive(self, tensors: int, timeout_s: float) -> Received:
         try:
-            payload: Payload = self._end.get(timeout=timeout_s)
+            return [self._end.get(timeout=timeout_s) for _ in range(tensors)]
         except queue.Empty:
             raise TimeoutError(f"no message within {timeout_s} s") from None
-        return payload
+
+    def drop(self) -> None:
+        pass
 
     def close(self) -> None:
         self._end.close()
@@ -45,7 +48,7 @@ class ThePeer(Peer):
     helper = "Python's resource tracker"
 
     def make(self, terms: Terms) -> Any:
-        self._sender, receiver = create_shared_memory_pair(capacity=terms.alive, ctx=SPAWN)
+        self._sender, receiver = create_shared_memory_pair(capacity=terms.messages, ctx=SPAWN)
         return receiver
 
     def sender(self, made: Any) -> Sender:  # noqa: ARG002 - its own end is not for the receiver

@@ -1,7 +1,8 @@
-"""`multiprocessing.shared_memory`: a segment a message, made by the sender, unlinked by whoever has read it.
+"""`multiprocessing.shared_memory`: a segment a tensor, made by the sender, unlinked by whoever has read it.
 
-The pattern of inference servers that pass images this way; the name travels through a queue. Python's resource
-tracker, a process of its own, knows every name and unlinks those that are left when all its clients are gone.
+The pattern of inference servers that pass images this way (SGLang's `ShmPointerMMData`); the names travel through a
+queue. Python's resource tracker, a process of its own, knows every name and unlinks those that are left when all its
+clients are gone.
 """
 
 import queue
@@ -11,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from bench.peers.peer import SPAWN, Payload, Peer, Receiver, Sender, Terms
+from bench.peers.peer import SPAWN, Bytes, Peer, Received, Receiver, Request, Sender, Terms, copy_into
 
 
-def _payload_in(segment: SharedMemory, nbytes: int) -> Payload:
+def _bytes_in(segment: SharedMemory, nbytes: int) -> Bytes:
     return np.ndarray(nbytes, np.uint8, segment.buf)
 
 
@@ -22,15 +23,18 @@ class _Sender(Sender):
     def __init__(self, names: Any) -> None:
         self._names = names
 
-    def send(self, payload: Payload) -> None:
-        segment = SharedMemory(create=True, size=payload.nbytes)
-        try:
-            _payload_in(segment, payload.nbytes)[:] = payload
-        except BaseException:
-            segment.unlink()
-            raise
-        segment.close()
-        self._names.put((segment.name, payload.nbytes))
+    def send(self, request: Request) -> None:
+        names = []
+        for tensor in request:
+            segment = SharedMemory(create=True, size=tensor.nbytes)
+            try:
+                copy_into(_bytes_in(segment, tensor.nbytes), tensor)
+            except BaseException:
+                segment.unlink()
+                raise
+            segment.close()
+            names.append((segment.name, tensor.nbytes))
+        self._names.put(names)
 
     def close(self) -> None:
         self._names.close()
@@ -40,22 +44,24 @@ class _Sender(Sender):
 class _Receiver(Receiver):
     def __init__(self, names: Any) -> None:
         self._names = names
-        self._held: SharedMemory | None = None
+        self._held: list[SharedMemory] = []
 
-    def receive(self, timeout_s: float) -> Payload:
-        self.close()
+    def receive(self, tensors: int, timeout_s: float) -> Received:  # noqa: ARG002 - as many as were sent
         try:
-            name, nbytes = self._names.get(timeout=timeout_s)
+            names = self._names.get(timeout=timeout_s)
         except queue.Empty:
             raise TimeoutError(f"no message within {timeout_s} s") from None
-        self._held = SharedMemory(name)
-        return _payload_in(self._held, nbytes)
+        self._held = [SharedMemory(name) for name, _ in names]
+        return [_bytes_in(segment, nbytes) for segment, (_, nbytes) in zip(self._held, names, strict=True)]
+
+    def drop(self) -> None:
+        for segment in self._held:
+            segment.unlink()
+            segment.close()
+        self._held.clear()
 
     def close(self) -> None:
-        if self._held is not None:
-            self._held.unlink()
-            self._held.close()
-            self._held = None
+        self.drop()
 
 
 class ThePeer(Peer):

@@ -11,19 +11,22 @@ from typing import Any
 import torch
 import torch.multiprocessing
 
-from bench.peers.peer import Payload, Peer, Receiver, Sender, Terms
+from bench.peers.peer import Peer, Received, Receiver, Request, Sender, Terms
+
+
+def _shared(tensor: torch.Tensor) -> torch.Tensor:
+    """Shared here and not by the queue's thread, which would get the error and print it."""
+    copy = torch.empty(tensor.shape, dtype=tensor.dtype)
+    copy.share_memory_()  # type: ignore[no-untyped-call]
+    return copy.copy_(tensor)
 
 
 class _Sender(Sender):
     def __init__(self, tensors: Any) -> None:
         self._tensors = tensors
 
-    def send(self, payload: Payload) -> None:
-        # Shared here and not by the queue's thread, which would get the error and print it.
-        tensor = torch.empty(payload.nbytes, dtype=torch.uint8)
-        tensor.share_memory_()  # type: ignore[no-untyped-call]
-        tensor.copy_(torch.from_numpy(payload))
-        self._tensors.put(tensor)
+    def send(self, request: Request) -> None:
+        self._tensors.put([_shared(tensor) for tensor in request])
 
     def close(self) -> None:
         self._tensors.close()
@@ -33,25 +36,25 @@ class _Sender(Sender):
 class _Receiver(Receiver):
     def __init__(self, tensors: Any) -> None:
         self._tensors = tensors
-        self._held: torch.Tensor | None = None
+        self._held: Received = ()
 
-    def receive(self, timeout_s: float) -> Payload:
-        self._held = None
+    def receive(self, tensors: int, timeout_s: float) -> Received:  # noqa: ARG002 - as many as were sent
         try:
-            tensor: torch.Tensor = self._tensors.get(timeout=timeout_s)
+            self._held = self._tensors.get(timeout=timeout_s)
         except queue.Empty:
             raise TimeoutError(f"no message within {timeout_s} s") from None
-        self._held = tensor
-        return tensor.numpy()
+        return self._held
+
+    def drop(self) -> None:
+        self._held = ()
 
     def close(self) -> None:
-        self._held = None
+        self.drop()
 
 
 class ThePeer(Peer):
     name = "torch.multiprocessing"
     package = "torch"
-    backings = ("file_descriptor", "file_system")
     helper = "torch_shm_manager, Python's resource tracker"
 
     def make(self, terms: Terms) -> Any:

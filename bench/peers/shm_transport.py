@@ -6,34 +6,37 @@ message and there is none. Every new ring first removes what dead processes left
 """
 
 import os
-import secrets
 from pathlib import Path
 from typing import Any, cast
 
-import zmq
+import torch
 
-from bench.peers.peer import SHARED_MEMORY, Payload, Peer, Receiver, Sender, Terms
+from bench.peers import sockets
+from bench.peers.peer import SHARED_MEMORY, Peer, Received, Receiver, Request, Sender, Terms
 from shmtransport import Channel, Ring, WaitTimeoutError
-from shmtransport.config import BACKINGS, BackingName
+from shmtransport.config import BackingName
 
 JOIN_S = 30.0
+_LINE_NBYTES = 4096
 
 
 class _Sender(Sender):
     def __init__(self, address: str, terms: Terms, backing: BackingName) -> None:
-        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PAIR)
-        self._socket.bind(address)
-        capacity = terms.alive * terms.nbytes
-        self._ring = Ring.create(capacity, segment=terms.nbytes, on_full="raise", name=terms.stem, backing=backing)
+        self._socket = sockets.bound(address)
+        capacity = terms.messages * -(-terms.nbytes // _LINE_NBYTES) * _LINE_NBYTES
+        self._ring = Ring.create(capacity, segment=capacity, on_full="raise", name=terms.stem, backing=backing)
         self._channel = Channel(self._socket, self._ring)
         self._joined = False
 
-    def send(self, payload: Payload) -> None:
+    def _join(self) -> None:
         if not self._joined:
             self._joined = self._channel.join(timeout_s=JOIN_S)
             if not self._joined:
                 raise RuntimeError("the receiver did not join: everything would go inline")
-        self._channel.send(self._ring.put(payload))
+
+    def send(self, request: Request) -> None:
+        self._join()
+        self._channel.send(list(request))
 
     def close(self) -> None:
         self._channel.close()
@@ -41,23 +44,34 @@ class _Sender(Sender):
         self._socket.close(linger=1000)
 
 
+class _InPlace(_Sender):
+    """The producer writes into the ring: there is nothing left to copy."""
+
+    def prepare(self, request: Request) -> Request:
+        return [self._made(tensor) for tensor in request]
+
+    def _made(self, tensor: torch.Tensor) -> torch.Tensor:
+        made = cast(torch.Tensor, self._ring.empty(tuple(tensor.shape), tensor.dtype))
+        return made.copy_(tensor)
+
+
 class _Receiver(Receiver):
     def __init__(self, address: str) -> None:
-        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PAIR)
-        self._socket.connect(address)
+        self._socket = sockets.connected(address)
         self._channel = Channel(self._socket)
-        self._held: Payload | None = None
+        self._held: Received = ()
 
-    def receive(self, timeout_s: float) -> Payload:
-        self._held = None
+    def receive(self, tensors: int, timeout_s: float) -> Received:  # noqa: ARG002 - as many as were sent
         try:
-            self._held = cast(Payload, self._channel.recv(timeout_s=timeout_s))
+            self._held = cast(Received, self._channel.recv(timeout_s=timeout_s))
         except WaitTimeoutError:
             raise TimeoutError(f"no message within {timeout_s} s") from None
         return self._held
 
+    def drop(self) -> None:
+        self._held = ()
+
     def close(self) -> None:
-        self._held = None
         self._channel.close()
         self._socket.close(linger=1000)
 
@@ -65,15 +79,22 @@ class _Receiver(Receiver):
 class ThePeer(Peer):
     name = "shmtransport"
     package = "shmtransport"
-    backings = BACKINGS
     places = (SHARED_MEMORY, Path(f"/tmp/shmt-{os.getuid()}"))
+    _end: type[_Sender] = _Sender
 
     def make(self, terms: Terms) -> Any:
-        return f"ipc://@{terms.stem}-{secrets.token_hex(8)}", terms  # an abstract address: no file
+        return sockets.address(terms), terms
 
     def sender(self, made: Any) -> Sender:
         address, terms = made
-        return _Sender(address, terms, cast(BackingName, self.backing))
+        return self._end(address, terms, cast(BackingName, self.backing))
 
     def receiver(self, made: Any) -> Receiver:
         return _Receiver(made[0])
+
+
+class InPlace(ThePeer):
+    """What it takes where the tensors were written into the ring in the first place."""
+
+    name = "shmtransport in place"
+    _end = _InPlace

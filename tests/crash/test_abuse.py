@@ -8,7 +8,6 @@ import pytest
 
 from bench import abuse
 from bench.peers import peer_type
-from bench.peers.ring import ThePeer as OwnPeer
 from shmtransport.config import BACKINGS
 
 KEYS = {"peer", "backing", "sigbus", "error", "bytes_left"}
@@ -30,7 +29,7 @@ KEPT: dict[str, Any] = {
 @pytest.mark.timeout(300)  # six processes that import torch, on a machine that may be busy
 @pytest.mark.parametrize("backing", BACKINGS)
 def test_this_project_keeps_its_promise(backing: str) -> None:
-    row = abuse.row_of(OwnPeer, backing)
+    row = abuse.row_of(peer_type("shmtransport"), backing)
     assert row.keys() >= KEYS
     assert abuse.broken_promises([row]) == []
     if backing == "posix":
@@ -76,9 +75,9 @@ def test_what_others_do_breaks_no_promise_of_ours() -> None:
 def test_a_peer_that_is_not_measured_is_listed_with_its_reason(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["abuse.py", "--json", "--peer", "ray"])
+    monkeypatch.setattr(sys, "argv", ["abuse.py", "--json", "--peer", "Ray"])
     assert abuse.main() == 0
     (row,) = json.loads(capsys.readouterr().out)
     assert row.keys() == KEYS
-    assert row["peer"] == "ray"
+    assert row["peer"] == "Ray"
     assert row["error"].startswith("not measured: "), row
