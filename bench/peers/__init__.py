@@ -46,7 +46,7 @@ PLACES = {
     "vLLM": Place("vllm_msgpack", ("direct_rpc", "torch_shm"), VLLM),
     "vLLM shm cache": Place("vllm_object_storage", environment=VLLM),
     "vLLM MessageQueue": Place("vllm_message_queue", ("default", "arena"), VLLM),
-    "Ray": Place("ray_store", environment=".venv-bench-ray"),
+    "Ray": Place("ray_store"),
 }
 
 

@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -49,7 +49,10 @@ MOST_READERS: Final = 5
 KEPT_HANDLES: Final = 24
 
 SETTINGS: Final = settings(
-    max_examples=600, stateful_step_count=50, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much]
+    max_examples=600,
+    stateful_step_count=50,
+    phases=[phase for phase in Phase if phase is not Phase.explain],  # which traces every line
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
 
 SIZES: Final = st.one_of(
@@ -300,7 +303,7 @@ class Leases(RuleBasedStateMachine):
             return
         if self.waits:  # for the thread of a place that was closed with handles on their way
             try:
-                wait_until(self.has_caught_up, 2.0)
+                wait_until(self.has_caught_up, 10.0)
             except AssertionError:
                 self.compare()
                 raise
@@ -352,7 +355,7 @@ class Leases(RuleBasedStateMachine):
             self.endpoints.clear()
             self.ring.close()
             if not failed:  # the last one out may not have gone but died, or its thread may still be busy
-                wait_until(self.is_swept, 2.0)
+                wait_until(self.is_swept, 10.0)
 
     def is_swept(self) -> bool:
         segment.sweep()
