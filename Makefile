@@ -11,7 +11,7 @@ VLLM_STAMP := $(VLLM_VENV)/.installed
 BENCH_VENV  := .venv-bench
 BENCH_BIN   := $(BENCH_VENV)/bin
 BENCH_STAMP := $(BENCH_VENV)/.installed
-PEERS := iceoryx2 kickmsg momentumx global-buffer py-sharedmemory
+PEERS := iceoryx2 kickmsg momentumx global-buffer py-sharedmemory ray
 VLLM_RELEASES := 0.27.0 0.30.0   # besides the one in constraints-vllm.txt; the oldest and a newer one with this torch
 SOURCE := $(wildcard csrc/*.[ch] csrc/python/*.[ch])
 KILL_POINTS := build/kill_points/shmtransport/_core.abi3.so
@@ -41,7 +41,7 @@ export CC
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv venv-vllm demo demo-vllm test test-memfd test-vllm test-vllm-releases stress sanitize sanitize-full lint bench check-tools clean distclean test-hostile test-hostile-full test-pressure soak test-crash crash-full bench-env bench-abuse model model-full
+.PHONY: help venv venv-vllm demo demo-vllm test test-memfd test-vllm test-vllm-releases stress sanitize sanitize-full lint bench check-tools clean distclean test-hostile test-hostile-full test-pressure soak test-crash crash-full bench-env bench-abuse bench-compare model model-full
 
 help:  ## list what can be made
 	@echo 'make TARGET, where TARGET is one of'
@@ -118,12 +118,15 @@ lint: venv  ## ruff, mypy --strict, and every C warning as an error
 	@rm -rf build/lint
 	SHMTRANSPORT_WERROR=1 $(BIN)/python setup.py --quiet build_ext --force --build-lib build/lint --build-temp build/lint
 
-bench: venv  ## run the benchmarks
-	@$(BIN)/python -m pytest bench --benchmark-only $(ARGS)
+bench: bench-env  ## run the benchmarks, rivals too; ten minutes
+	@$(BENCH_BIN)/python -m pytest bench --benchmark-only $(ARGS)
 
-bench-env: $(BENCH_STAMP) $(CORE)  ## make .venv-bench with every peer that installs, or bring it up to date
+bench-env: $(BENCH_STAMP) venv-vllm  ## make .venv-bench with every peer that installs, and .venv-vllm; 5 GB
 
-bench-abuse: bench-env  ## this project and its peers: a full /dev/shm, and SIGKILL of everybody
+bench-compare: bench-env  ## this project and its rivals, two payloads; five minutes. ARGS=--rounds=41: all of them, long
+	@$(BENCH_BIN)/python bench/compare.py $(or $(ARGS),--quick)
+
+bench-abuse: $(BENCH_STAMP)  ## this project and its peers: a full /dev/shm, and SIGKILL of everybody
 	@$(BENCH_BIN)/python bench/abuse.py $(ARGS)
 
 check-tools:  ## say what is missing on this machine, if anything
@@ -176,7 +179,7 @@ $(BENCH_STAMP): pyproject.toml constraints-bench.txt setup.py
 	@echo 'Bringing $(BENCH_VENV) to what constraints-bench.txt pins; the first time that is a minute or more'
 	@$(PYTHON) -m venv $(BENCH_VENV)
 	@$(BENCH_BIN)/python -m pip install $(QUIET) --constraint constraints-bench.txt setuptools psutil
-	@$(BENCH_BIN)/python -m pip install $(QUIET) --constraint constraints-bench.txt --no-build-isolation --editable .
+	@$(BENCH_BIN)/python -m pip install $(QUIET) --constraint constraints-bench.txt --no-build-isolation --editable '.[test]'
 	@for peer in $(PEERS); do \
 	  $(BENCH_BIN)/python -m pip install $(QUIET) --constraint constraints-bench.txt $$peer \
 	    || echo "$$peer does not install here" >&2; \

@@ -35,7 +35,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT)]  # where Python was told to run this file it finds its folder only
 
-from bench import payloads, peers, racing  # noqa: E402
+from bench import payloads, peers, racing, targets  # noqa: E402
 from bench.payloads import Payload  # noqa: E402
 from bench.peers.pair import Failure, Pair  # noqa: E402
 from bench.peers.peer import SHARED_MEMORY  # noqa: E402
@@ -138,6 +138,12 @@ def as_table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
+def as_verdicts(rows: Sequence[Row]) -> str:
+    """The targets, one a line, those that are missed first."""
+    found = sorted(targets.verdicts(rows), key=lambda verdict: verdict.met)
+    return "\n".join(f"{'met   ' if v.met else 'missed'} {v.what}: {v.got}, expected {v.expected}" for v in found)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="two payloads and fewer rounds")
@@ -154,6 +160,7 @@ def main() -> int:
     for group in racing.groups([payloads.BY_NAME[name] for name in names]):
         rows += compare(chosen, group, rounds)
     print(json.dumps(rows) if arguments.json else as_table(rows))
+    print(as_verdicts(rows), file=sys.stderr)
     return any(not row["verified"] and not is_absent(row["reason"]) for row in rows)
 
 

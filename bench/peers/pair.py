@@ -175,7 +175,9 @@ def pair(
         there.append(far)
     command = [str(python), "-m", "bench.peers.ends", name, backing, json.dumps(asdict(terms))]
     fds = [connection.fileno() for connection in there]
-    process = subprocess.Popen([*command, *map(str, fds)], cwd=ROOT, pass_fds=fds, stdin=subprocess.DEVNULL)
+    process = subprocess.Popen(  # what a peer prints is not what its driver prints
+        [*command, *map(str, fds)], cwd=ROOT, pass_fds=fds, stdin=subprocess.DEVNULL, stdout=sys.stderr.fileno()
+    )
     for connection in there:
         connection.close()
     try:
