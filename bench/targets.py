@@ -29,7 +29,7 @@ TARGETS: Final[Sequence[Target]] = (
     Target("vLLM (direct_rpc)", TEN, 8),
     Target("vLLM (torch_shm)", TEN, 8),
     Target("vLLM shm cache", TEN, 5),
-    Target("SharedMemory", TEN, 12),
+    Target("SGLang's pattern", TEN, 12),
     Target("pickle over ZMQ", TEN, 30),
 )
 MOST_MICROSECONDS_ABOVE_A_BARE_MESSAGE: Final = 30.0

@@ -39,6 +39,7 @@ PLACES = {
     "global-buffer": Place("global_buffer"),
     "py-sharedmemory": Place("py_sharedmemory"),
     "SharedMemory": Place("shared_memory"),
+    "SGLang's pattern": Place("sglang_pattern"),
     "torch.multiprocessing": Place("torch_multiprocessing", ("file_descriptor", "file_system")),
     "multiprocessing.Queue": Place("queues"),
     "pickle over ZMQ": Place("pickled"),

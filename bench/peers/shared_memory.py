@@ -1,8 +1,7 @@
 """`multiprocessing.shared_memory`: a segment a tensor, made by the sender, unlinked by whoever has read it.
 
-The pattern of inference servers that pass images this way (SGLang's `ShmPointerMMData`); the names travel through a
-queue. Python's resource tracker, a process of its own, knows every name and unlinks those that are left when all its
-clients are gone.
+What one writes by the standard library's documentation; the names travel through a queue. Python's resource tracker,
+a process of its own, knows every name and unlinks those that are left when all its clients are gone.
 """
 
 import queue
