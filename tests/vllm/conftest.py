@@ -1,4 +1,4 @@
-"""Runs of real vLLM that several tests look at: each is served once a session."""
+"""Runs of real vLLM that several tests look at: each is served once a session, with those it is compared to."""
 
 from collections.abc import Callable
 from functools import cache
@@ -10,7 +10,7 @@ import pytest
 from tests.vllm import serving
 
 if TYPE_CHECKING:
-    from tests.vllm.serving import Served
+    from tests.vllm.serving import Failed, Served
 
 pytest.register_assert_rewrite("tests.vllm.comparing")
 
@@ -25,17 +25,16 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> "Callable[[str], Served]"
         return serving.make_checkpoint(tmp_path_factory.mktemp("checkpoint"), family)
 
     @cache
-    def tried(name: str) -> "Served | BaseException":
-        run = serving.RUNS[name]
-        try:
-            return serving.serve(run, checkpoint(run.family), recorder, tmp_path_factory.mktemp(name.replace(" ", "_")))
-        except pytest.fail.Exception as failed:
-            return failed
+    def tried(names: tuple[str, ...]) -> "dict[str, Served | Failed]":
+        runs = {name: serving.RUNS[name] for name in names}
+        (family,) = {run.family for run in runs.values()}
+        return serving.serve(runs, checkpoint(family), recorder, tmp_path_factory.mktemp("runs"))
 
     def served(name: str) -> "Served":
-        found = tried(name)
-        if isinstance(found, BaseException):
-            raise found  # and not another half minute for each test that looks at it
+        (names,) = (names for names in serving.SIDE_BY_SIDE if name in names)
+        found = tried(names)[name]
+        if isinstance(found, serving.Failed):
+            pytest.fail(found.text, pytrace=False)
         return found
 
     return served

@@ -14,12 +14,10 @@ import psutil
 
 from tests.support import ROOT
 from tests.vllm.serving import ENVIRONMENT, SCENARIOS
+from tests.vllm.serving import binding as binding_of
 
 TIMEOUT_S = 120.0
 """For loading a model, and for all else that is waited for."""
-CPUS = sorted(os.sched_getaffinity(0))
-BINDING = {"off": str(CPUS[0]), "on": str(CPUS[-1])}
-"""The CPU of the worker, where two programs are compared: by itself vLLM would take the same for both."""
 
 
 class Program:
@@ -32,10 +30,10 @@ class Program:
     def __init__(
         self, scenario: str, folder: Path, *command: object, bound: bool = True, keep: tuple[int, ...] = ()
     ) -> None:
-        """``bound``: its worker to the CPU in `BINDING`. ``keep``: descriptors that it inherits."""
+        """``bound``: its worker to the CPU that `serving.binding` says. ``keep``: descriptors that it inherits."""
         self.scenario = scenario
         self._log = folder / f"{scenario}.log"
-        binding = {"VLLM_CPU_OMP_THREADS_BIND": BINDING[scenario]} if bound else {}
+        binding = {"VLLM_CPU_OMP_THREADS_BIND": binding_of(scenario)} if bound else {}
         with self._log.open("w") as log:
             self.process = subprocess.Popen(
                 [sys.executable, *map(str, command)],
