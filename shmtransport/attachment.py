@@ -211,7 +211,8 @@ def is_attached(ring_id: str) -> bool:
 
 def holder_of(address: int, nbytes: int) -> Attachment | None:
     """The attachment in whose ring ``nbytes`` at ``address`` lie under a lease of this process."""
-    for attachment in list(_attachments.values()):
-        if attachment.core.holds(address, nbytes):
+    for reference in _attachments.valuerefs():
+        attachment = reference()
+        if attachment is not None and attachment.core.holds(address, nbytes):
             return attachment
     return None

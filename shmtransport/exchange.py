@@ -74,6 +74,14 @@ class Message(NamedTuple):
             endpoint.revoke(handle, [ids[peer] for peer in peers])
 
 
+class _Audience(NamedTuple):
+    """Those who get a message, in one ring."""
+
+    ids: dict[bytes, str]
+    readers: bytes
+    """The ids as `Endpoint.share_described` takes them."""
+
+
 class _Peer:
     """What one other channel has told about itself."""
 
@@ -145,8 +153,15 @@ class Exchange:
             return True
         return False if self.ring.id in state.refused else None
 
+    def _peer(self, peer: bytes) -> _Peer:
+        """What is known of it; nothing yet, at first."""
+        found = self._peers.get(peer)
+        if found is None:
+            found = self._peers.setdefault(peer, _Peer())
+        return found
+
     def _introduce(self, peer: bytes, ring_id: str) -> None:
-        state = self._peers.setdefault(peer, _Peer())
+        state = self._peer(peer)
         if ring_id not in state.introduced:
             state.introduced.add(ring_id)
             self.outbox.append((peer, envelope(RING, msgspec.msgpack.encode(Introduction(ring_id, self.host)))))
@@ -173,7 +188,7 @@ class Exchange:
         for peer in peers:
             self.meet(peer)
             joined = self.settled(peer)
-            places = set(self._peers.setdefault(peer, _Peer()).joined.items())
+            places = set(self._peer(peer).joined.items())
             for alike, taken, members in groups:
                 if alike == joined and not taken & places:
                     taken |= places
@@ -185,9 +200,10 @@ class Exchange:
 
     def _encode(self, value: object, peers: list[bytes]) -> Message:
         message = Message(peers, [], [])
+        audiences: dict[str, _Audience] = {}
 
         def place(tensor: Tensor) -> Handle | Inline:
-            return self._place(tensor, message)
+            return self._place(tensor, message, audiences)
 
         try:
             body, frames = codec.encode(value, place)
@@ -198,33 +214,42 @@ class Exchange:
         self._counts["handles"] += len(message.handles)
         return message
 
-    def _place(self, tensor: Tensor, message: Message) -> Handle | Inline:
-        sent = self._handle_or_inline(tensor, tensors.describe(tensor), message)
+    def _place(self, tensor: Tensor, message: Message, audiences: dict[str, _Audience]) -> Handle | Inline:
+        sent = self._handle_or_inline(tensor, tensors.describe(tensor), message, audiences)
         if isinstance(sent, Inline):
             self._inline[sent.reason.name.lower()] += 1
         return sent
 
-    def _handle_or_inline(self, tensor: Tensor, description: tensors.Description, message: Message) -> Handle | Inline:
+    def _handle_or_inline(
+        self, tensor: Tensor, description: tensors.Description, message: Message, audiences: dict[str, _Audience]
+    ) -> Handle | Inline:
         if description.nbytes < max(self.threshold_nbytes, 1):
             return self._inline_because(InlineReason.SMALL, tensor, description)
         endpoint = self._home_of(description)
         if endpoint is None:
             return self._inline_because(InlineReason.NOT_BACKED, tensor, description)
-        ids: dict[bytes, str] = {}
-        for peer in message.peers:
-            state = self._peers.setdefault(peer, _Peer())
-            peer_id = state.joined.get(endpoint.id)
-            if peer_id is None:
-                self._introduce(peer, endpoint.id)
-                reason = InlineReason.ELSEWHERE if endpoint.id in state.refused else InlineReason.NOT_JOINED
-                return self._inline_because(reason, tensor, description)
-            ids[peer] = peer_id
-        sent = endpoint.share_described(tensor, description, peer_ids(ids.values()))
+        audience = audiences.get(endpoint.id) or self._audience(endpoint.id, message.peers)
+        if isinstance(audience, InlineReason):
+            return self._inline_because(audience, tensor, description)
+        audiences[endpoint.id] = audience
+        sent = endpoint.share_described(tensor, description, audience.readers)
         if isinstance(sent, Handle):
-            message.handles.append((endpoint, sent, ids))
+            message.handles.append((endpoint, sent, audience.ids))
         elif sent.reason == InlineReason.NOT_JOINED:
             self._reintroduce(endpoint, message.peers)
         return sent
+
+    def _audience(self, ring_id: str, peers: list[bytes]) -> _Audience | InlineReason:
+        """Who these peers are in that ring; or, where one is nobody there, why. That one is introduced to it."""
+        ids: dict[bytes, str] = {}
+        for peer in peers:
+            state = self._peer(peer)
+            peer_id = state.joined.get(ring_id)
+            if peer_id is None:
+                self._introduce(peer, ring_id)
+                return InlineReason.ELSEWHERE if ring_id in state.refused else InlineReason.NOT_JOINED
+            ids[peer] = peer_id
+        return _Audience(ids, peer_ids(ids.values()))
 
     def _home_of(self, description: tensors.Description) -> Endpoint | None:
         """The end of the ring whose block the tensor is, or of ours, into which it will be written."""
@@ -288,7 +313,7 @@ class Exchange:
             self._counts["received"] += 1
             self._counts["received_nbytes"] += sum(frame.nbytes for frame in frames)
             return True
-        state = self._peers.setdefault(peer, _Peer())
+        state = self._peer(peer)
         try:
             if kind == RING:
                 self._join(peer, msgspec.msgpack.decode(body, type=Introduction))

@@ -28,7 +28,8 @@ SIZES = (10, 2, 3, 4, 2, 3, 4, 5)
 LAG_IMAGES = 50
 TICK_S = 0.001
 TIMEOUT_S = 30.0
-SAMPLING = SamplingParams(temperature=0, max_tokens=48, ignore_eos=True, logprobs=5)
+# So many tokens that requests whose images are processed one after the other are still answered together.
+SAMPLING = SamplingParams(temperature=0, max_tokens=96, ignore_eos=True, logprobs=5)
 LONG = SamplingParams(temperature=0, max_tokens=512, ignore_eos=True)
 
 
