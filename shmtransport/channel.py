@@ -83,7 +83,8 @@ class Channel:
         """
         self._check()
         peers = addressed(self._routes, to)
-        self._pump()
+        if any(self._exchange.settled(peer) is None for peer in peers):
+            self._pump()  # the answer that makes handles of the bytes may be there; else that can wait until the end
         deadline = time.monotonic() + timeout_s
         messages = self._exchange.encode(value, peers)
         try:
@@ -92,7 +93,7 @@ class Channel:
         finally:
             for message in messages:
                 message.revoke(message.peers)
-        self._flush()
+        self._pump()
 
     def recv(self, type: Any = Any, *, timeout_s: float | None = None) -> Any:
         """The next object. ``type`` is what to decode into: a dataclass, Struct, ``list[torch.Tensor]``, …
@@ -108,11 +109,12 @@ class Channel:
         self._check()
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         inbox = self._exchange.inbox
-        while not inbox:
-            self._pump()
-            if inbox:
-                break
-            self._wait(zmq.POLLIN, deadline, "a message")
+        while not inbox:  # and no further: what is behind the next object has time until the next call
+            self._begin()
+            try:
+                self._hear_one()
+            except zmq.Again:
+                self._wait(zmq.POLLIN, deadline, "a message")
         try:
             return self._exchange.take(type)
         finally:
@@ -195,17 +197,22 @@ class Channel:
 
     def _pump(self) -> None:
         """Takes what the socket has: deals with the handshake, keeps the data."""
+        self._begin()
+        while len(self._exchange.inbox) < _INBOX_LIMIT and int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+            self._hear_one()
+        self._flush()
+
+    def _begin(self) -> None:
+        """What is to be said goes out first."""
         if not self._routes:
             self._exchange.meet(ONLY_PEER)
         self._flush()
-        while len(self._exchange.inbox) < _INBOX_LIMIT:
-            try:
-                frames = receive(self._socket, zmq.NOBLOCK)
-            except zmq.Again:
-                break
-            peer = bytes(frames.pop(0)) if self._routes else ONLY_PEER
-            self._exchange.hear(peer, frames)
-        self._flush()
+
+    def _hear_one(self) -> None:
+        """Raises `zmq.Again` if there is nothing to hear."""
+        frames = receive(self._socket)
+        peer = bytes(frames.pop(0)) if self._routes else ONLY_PEER
+        self._exchange.hear(peer, frames)
 
     def _wait_for_room(self, deadline: float) -> None:
         """A ROUTER says that it can send while any of its peers can take something, so it is asked again."""
@@ -224,9 +231,9 @@ class Channel:
             raise WaitTimeoutError(f"waited for {what} until the deadline")
 
 
-def receive(socket: zmq.Socket[bytes], option: int) -> list[memoryview]:
+def receive(socket: zmq.Socket[bytes]) -> list[memoryview]:
     """All frames of one message; only those behind the first are worth a zero-copy frame."""
-    frames = [memoryview(socket.recv(option))]
+    frames = [memoryview(socket.recv(zmq.NOBLOCK))]
     while socket.getsockopt(zmq.RCVMORE):
-        frames.append(socket.recv(option, copy=False).buffer)
+        frames.append(socket.recv(zmq.NOBLOCK, copy=False).buffer)
     return frames

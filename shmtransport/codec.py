@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from shmtransport import tensors
-from shmtransport.errors import HandleError, ShmTransportError, UnsupportedTypeError
+from shmtransport.errors import HandleError, InternalError, ShmTransportError, UnsupportedTypeError
 from shmtransport.handles import Handle, Inline
 from shmtransport.tensors import Tensor
 
@@ -49,32 +49,62 @@ class Encoded(NamedTuple):
     frames: list[memoryview]
 
 
-def encode(value: object, place: Place) -> Encoded:
-    """``value`` as bytes; ``place`` decides for each tensor how it travels.
+class Encoder:
+    """Makes messages, one after the other. Kept, because an encoder of msgspec's costs more to make than to use.
 
-    Raises `UnsupportedTypeError` that names the type and its place (``$.images[3]``).
+    For one thread at a time.
     """
-    frames: list[memoryview] = []
-    culprit: object = None
 
-    def extend(found: Any) -> msgspec.msgpack.Ext:
-        nonlocal culprit
-        culprit = found
+    def __init__(self) -> None:
+        self._message = _Outgoing()
+        self._msgpack = msgspec.msgpack.Encoder(enc_hook=self._message.extend)
+
+    def encode(self, value: object, place: Place) -> Encoded:
+        """``value`` as bytes; ``place`` decides for each tensor how it travels.
+
+        Raises `UnsupportedTypeError` that names the type and its place (``$.images[3]``).
+        """
+        message = self._message
+        message.place = place
+        try:
+            return Encoded(self._msgpack.encode(value), message.frames)
+        except UnsupportedTypeError as error:
+            raise UnsupportedTypeError(f"{error} - at {_place_of(value, message.culprit)}") from None
+        except RecursionError:
+            raise UnsupportedTypeError("cannot send an object that contains itself, or is nested too deeply") from None
+        except (OverflowError, UnicodeEncodeError, msgspec.MsgspecError) as error:
+            raise UnsupportedTypeError(f"cannot send a value: {error} - within $") from error
+        finally:
+            message.clear()
+
+
+class _Outgoing:
+    """What belongs to the message that is being encoded."""
+
+    place: Place
+    frames: list[memoryview]
+    culprit: object
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        self.place = _nowhere
+        self.frames = []
+        self.culprit = None
+
+    def extend(self, found: Any) -> msgspec.msgpack.Ext:
+        self.culprit = found
         if isinstance(found, (torch.Tensor, np.ndarray)):
-            return _extend_tensor(place(found), frames)
+            return _extend_tensor(self.place(found), self.frames)
         if isinstance(found, np.generic):
             array = np.asarray(found)
             return msgspec.msgpack.Ext(_SCALAR, bytes(tensors.to_inline(array, tensors.describe(array))))
         raise UnsupportedTypeError(f"cannot send a {type(found).__module__}.{type(found).__qualname__}")
 
-    try:
-        return Encoded(msgspec.msgpack.Encoder(enc_hook=extend).encode(value), frames)
-    except UnsupportedTypeError as error:
-        raise UnsupportedTypeError(f"{error} - at {_place_of(value, culprit)}") from None
-    except RecursionError:
-        raise UnsupportedTypeError("cannot send an object that contains itself, or is nested too deeply") from None
-    except (OverflowError, UnicodeEncodeError, msgspec.MsgspecError) as error:
-        raise UnsupportedTypeError(f"cannot send a value: {error} - within $") from error
+
+def _nowhere(tensor: Tensor) -> Handle | Inline:
+    raise InternalError(f"a {type(tensor).__qualname__} is placed outside of a message")
 
 
 def _extend_tensor(sent: Handle | Inline, frames: list[memoryview]) -> msgspec.msgpack.Ext:
@@ -86,37 +116,65 @@ def _extend_tensor(sent: Handle | Inline, frames: list[memoryview]) -> msgspec.m
     return msgspec.msgpack.Ext(_FRAME, _INDEX.pack(len(frames) - 1) + sent.head())
 
 
-def decode(body: bytes | memoryview, frames: list[memoryview], open_handle: Open, type: Any = Any) -> Any:
-    """The object, its tensors opened, as ``type`` (anything msgspec can decode into; tensors are `torch.Tensor`
-    or `numpy.ndarray` fields).
+class Decoder:
+    """Reads messages, one after the other, and keeps msgspec's decoder of the last type. For one thread at a time."""
 
-    Raises what ``open_handle`` raises, `HandleError` for a message that contradicts itself. Leases opened
-    before a failure end with the tensors that are dropped by it. Each frame is one tensor's: a second reference to
-    it is refused, so that what is received cannot take many times the memory of what was sent.
-    """
-    unread = dict(enumerate(frames))
+    def __init__(self) -> None:
+        self._message = _Incoming()
+        self._type: Any = Any
+        self._msgpack = msgspec.msgpack.Decoder(Any, ext_hook=self._message.restore)
 
-    def restore(code: int, payload: memoryview) -> Any:
+    def decode(self, body: bytes | memoryview, frames: list[memoryview], open_handle: Open, type: Any = Any) -> Any:
+        """The object, its tensors opened, as ``type`` (anything msgspec can decode into; tensors are `torch.Tensor`
+        or `numpy.ndarray` fields).
+
+        Raises what ``open_handle`` raises, `HandleError` for a message that contradicts itself. Leases opened
+        before a failure end with the tensors that are dropped by it. Each frame is one tensor's: a second reference to
+        it is refused, so that what is received cannot take many times the memory of what was sent.
+        """
+        if type is not self._type:
+            self._msgpack = msgspec.msgpack.Decoder(type, ext_hook=self._message.restore)
+            self._type = type
+        self._message.begin(frames, open_handle)
+        try:
+            return self._msgpack.decode(body)
+        except ShmTransportError:
+            raise
+        except msgspec.ValidationError:
+            raise
+        except UNREADABLE as error:
+            raise HandleError(f"a message that is not msgpack: {error}") from error
+        finally:
+            self._message.begin([], _unopened)
+
+
+class _Incoming:
+    """What belongs to the message that is being decoded."""
+
+    def __init__(self) -> None:
+        self.begin([], _unopened)
+
+    def begin(self, frames: list[memoryview], open_handle: Open) -> None:
+        self._open = open_handle
+        self._frames = len(frames)
+        self._unread = dict(enumerate(frames))
+
+    def restore(self, code: int, payload: memoryview) -> Any:
         if code == _HANDLE:
-            return open_handle(Handle.from_bytes(payload))
+            return self._open(Handle.from_bytes(payload))
         if code == _INLINE:
             return tensors.from_inline(Inline.from_bytes(payload))
         if code == _SCALAR:
             return tensors.from_inline(Inline.from_bytes(payload))[()]
         if code == _FRAME and len(payload) >= _INDEX.size:
             (index,) = _INDEX.unpack_from(payload)
-            if index in unread:
-                return tensors.from_inline(Inline.from_parts(bytes(payload[_INDEX.size :]), unread.pop(index)))
-        raise HandleError(f"a message with extension {code} of {len(payload)} bytes and {len(frames)} frames")
+            if index in self._unread:
+                return tensors.from_inline(Inline.from_parts(bytes(payload[_INDEX.size :]), self._unread.pop(index)))
+        raise HandleError(f"a message with extension {code} of {len(payload)} bytes and {self._frames} frames")
 
-    try:
-        return msgspec.msgpack.Decoder(type, ext_hook=restore).decode(body)
-    except ShmTransportError:
-        raise
-    except msgspec.ValidationError:
-        raise
-    except UNREADABLE as error:
-        raise HandleError(f"a message that is not msgpack: {error}") from error
+
+def _unopened(handle: Handle) -> Tensor:
+    raise InternalError(f"{handle} is opened outside of a message")
 
 
 def handles_in(body: bytes | memoryview) -> list[Handle]:

@@ -108,6 +108,8 @@ class Exchange:
         self._counts: Counter[str] = Counter()
         self._fork_epoch = _core.fork_epoch()
         self._inline: Counter[str] = Counter()
+        self._encoder = codec.Encoder()
+        self._decoder = codec.Decoder()
 
     def statistics(self) -> ChannelStatistics:
         counts = self._counts
@@ -206,7 +208,7 @@ class Exchange:
             return self._place(tensor, message, audiences)
 
         try:
-            body, frames = codec.encode(value, place)
+            body, frames = self._encoder.encode(value, place)
         except BaseException:
             message.revoke(peers)
             raise
@@ -364,7 +366,7 @@ class Exchange:
             return reader.open(handle)
 
         try:
-            return codec.decode(frames[0][3:], frames[1:], open_handle, type)
+            return self._decoder.decode(frames[0][3:], frames[1:], open_handle, type)
         except BaseException:
             self._refuse(frames)
             raise

@@ -51,7 +51,7 @@ def test_asyncio_recv_does_not_wait_until_its_answer_is_read() -> None:
 
     async def talk(ring: Ring) -> None:
         handle = ring.share(torch.ones(100), ring)
-        body, _ = codec.encode(torch.ones(100), lambda _: handle)
+        body, _ = codec.Encoder().encode(torch.ones(100), lambda _: handle)
         async with full() as (channel, far):
             await far.send_multipart(messages.envelope(messages.OBJECT, body))
             async with asyncio.timeout(10):

@@ -142,11 +142,11 @@ def assert_same(got: object, sent: object) -> None:
 @settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
 @given(OBJECTS)
 def test_any_nested_object_comes_out_as_it_went_in_without_a_ring(sent: object) -> None:
-    body, frames = codec.encode(sent, inline)
+    body, frames = codec.Encoder().encode(sent, inline)
     assert all(frame.nbytes >= 65536 for frame in frames), "small ones are in the body"
     assert len(body) < 1 << 20
-    assert_same(codec.decode(body, frames, never), sent)
-    assert_same(codec.decode(memoryview(body), [memoryview(bytes(frame)) for frame in frames], never), sent)
+    assert_same(codec.Decoder().decode(body, frames, never), sent)
+    assert_same(codec.Decoder().decode(memoryview(body), [memoryview(bytes(frame)) for frame in frames], never), sent)
 
 
 class Pair:
@@ -190,10 +190,10 @@ def tensors_in(value: object) -> Iterator[Tensor]:
 @given(OBJECTS)
 def test_any_nested_object_comes_out_as_it_went_in_through_a_ring_and_leaves_no_lease(pair: Pair, sent: object) -> None:
     made = pair.handles
-    body, frames = codec.encode(sent, pair.place)
+    body, frames = codec.Encoder().encode(sent, pair.place)
     assert pair.handles - made == sum(1 for _ in tensors_in(sent)), "each tensor with bytes went by handle"
     assert frames == []
-    got = codec.decode(body, frames, pair.reader.open)
+    got = codec.Decoder().decode(body, frames, pair.reader.open)
     assert_same(got, sent)
     del got
     assert pair.leased() == 0
@@ -211,8 +211,8 @@ def test_a_dataclass_in_a_struct_comes_out_as_itself_where_its_type_is_named(
         for _ in range(count)
     ]
     sent = Answer(requests, parts.draw(st.none() | torch_only))  # type: ignore[arg-type]
-    body, frames = codec.encode(sent, pair.place)
-    got = codec.decode(body, frames, pair.reader.open, Answer)
+    body, frames = codec.Encoder().encode(sent, pair.place)
+    got = codec.Decoder().decode(body, frames, pair.reader.open, Answer)
     assert_same(got, sent)
     del got
     assert pair.leased() == 0
@@ -235,12 +235,12 @@ def test_a_damaged_message_is_refused_or_decodes_to_something(
     changes: list[tuple[int, int]], cut: int, lost: bool
 ) -> None:
     """Nothing but our own errors and msgspec's comes out of hostile bytes, and no crash."""
-    body, frames = codec.encode(SAMPLE, inline)
+    body, frames = codec.Encoder().encode(SAMPLE, inline)
     damaged = bytearray(body)
     for position, value in changes:
         damaged[position % len(damaged)] = value
     try:
-        codec.decode(bytes(damaged[: len(damaged) - cut]), [] if lost else frames, never)
+        codec.Decoder().decode(bytes(damaged[: len(damaged) - cut]), [] if lost else frames, never)
     except (ShmTransportError, msgspec.ValidationError):  # the latter for a timestamp out of range
         return
     assert not (lost and damaged == body)
@@ -248,7 +248,7 @@ def test_a_damaged_message_is_refused_or_decodes_to_something(
 
 def test_a_damaged_handle_in_a_message_is_refused_and_what_was_opened_before_it_is_let_go(pair: Pair) -> None:
     sent = pair.ring.put(torch.arange(100))
-    body, frames = codec.encode([sent, sent], pair.place)
+    body, frames = codec.Encoder().encode([sent, sent], pair.place)
     wire_nbytes = len(bytes(Handle(bytes(16), 0, 0, 0, 0, 0, (1,), 0, 0, 0)))
     opened = 0
 
@@ -261,10 +261,10 @@ def test_a_damaged_handle_in_a_message_is_refused_and_what_was_opened_before_it_
         damaged = bytearray(body)
         damaged[position] ^= 0x40
         with pytest.raises((HandleError, LayoutMismatchError)):
-            codec.decode(bytes(damaged), frames, open_and_count)
+            codec.Decoder().decode(bytes(damaged), frames, open_and_count)
     assert opened == wire_nbytes, "the first one each time, the damaged one never"
     assert pair.ring.attachment.core.settle() == 1, "the damaged one is still on its way"
-    assert_same(codec.decode(body, frames, pair.reader.open), [sent, sent])
+    assert_same(codec.Decoder().decode(body, frames, pair.reader.open), [sent, sent])
     del sent
     assert pair.leased() == 0
 
@@ -276,6 +276,6 @@ def test_a_damaged_handle_in_a_message_is_refused_and_what_was_opened_before_it_
 @example(b"\x81\x80\x01")
 def test_any_bytes_are_refused_or_decode_to_something(body: bytes) -> None:
     try:
-        codec.decode(body, [], never)
+        codec.Decoder().decode(body, [], never)
     except (ShmTransportError, msgspec.ValidationError):
         return
