@@ -83,8 +83,8 @@ class Channel:
         """
         self._check()
         peers = addressed(self._routes, to)
-        if any(self._exchange.settled(peer) is None for peer in peers):
-            self._pump()  # the answer that makes handles of the bytes may be there; else that can wait until the end
+        if not all(map(self._exchange.has_answered, peers)):
+            self._pump()  # an answer that makes handles of bytes may be there; else it can wait until the end
         deadline = time.monotonic() + timeout_s
         messages = self._exchange.encode(value, peers)
         try:

@@ -155,6 +155,13 @@ class Exchange:
             return True
         return False if self.ring.id in state.refused else None
 
+    def has_answered(self, peer: bytes) -> bool:
+        """Whether ``peer`` has said of our ring, and of every other one it was introduced to, if it joined."""
+        state = self._peers.get(peer)
+        if self.ring is None or state is None or self.ring.id not in state.introduced:
+            return False
+        return all(ring_id in state.joined or ring_id in state.refused for ring_id in state.introduced)
+
     def _peer(self, peer: bytes) -> _Peer:
         """What is known of it; nothing yet, at first."""
         found = self._peers.get(peer)
