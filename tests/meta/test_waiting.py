@@ -40,7 +40,6 @@ ARGUED = {
     "asyncio.py Channel.close self._thread.shutdown": "for a put, which has the deadline of its ring, or a join",
     "asyncio.py _revoke_all encoding.exception": _DONE,
     "asyncio.py _revoke_all encoding.result": _DONE,
-    "channel.py receive socket.recv": "with NOBLOCK from Channel, its one caller",
     "segment/memfd.py _asked client.sendall": "settimeout with what is left of DEADLINE_S",
     "segment/memfd.py _asked socket.recv_fds": "settimeout with what is left of DEADLINE_S",
     "adapters/vllm/forwarding.py Workers.introduce executor.collective_rpc": "vLLM's; a later answer would be taken "
