@@ -42,10 +42,11 @@ export CC
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help venv venv-vllm demo demo-vllm test test-memfd test-vllm test-vllm-releases stress sanitize sanitize-full lint bench check-tools clean distclean test-hostile test-hostile-full test-pressure soak test-crash crash-full bench-env bench-abuse bench-compare model model-full
+.PHONY: help venv venv-vllm demo demo-vllm test test-memfd test-vllm test-vllm-releases stress sanitize sanitize-full lint bench check-tools clean distclean test-hostile test-hostile-full test-pressure soak test-crash crash-full bench-env bench-abuse bench-issue-16461 bench-record bench-report model model-full
 
 help:  ## list what can be made
 	@echo 'make TARGET, where TARGET is one of'
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' Makefile
 	@echo 'ARGS="..." goes to the program that a target runs: make test ARGS="-k ring -x".'
 
 venv: $(STAMP) $(CORE)  ## make .venv or bring it up to date; does nothing when nothing changed
@@ -129,6 +130,19 @@ bench-compare: bench-env  ## this project and its rivals, two payloads; five min
 bench-abuse: $(BENCH_STAMP)  ## this project and its peers: a full /dev/shm, and SIGKILL of everybody
 	@$(BENCH_BIN)/python bench/abuse.py $(ARGS)
 
+bench-issue-16461: venv-vllm  ## 1 to 100 images to Gemma-3 as vLLM 0.8.3 sent them, as today's does, and by handle; five minutes
+	@$(VLLM_BIN)/python bench/issue_16461.py $(ARGS)
+
+# Rivals differ in what they need, so each benchmark runs in the environment that has most of its own.
+bench-record: bench-env venv-vllm  ## run every benchmark and keep its figures in bench/results/; an hour on an idle machine
+	@$(BENCH_BIN)/python bench/record.py compare
+	@$(VLLM_BIN)/python bench/record.py issue_16461
+	@$(BENCH_BIN)/python bench/record.py interference
+	@$(BENCH_BIN)/python bench/record.py abuse
+
+bench-report: bench-env  ## write docs/benchmarks.md and its plots from bench/results/; ARGS=--check only looks
+	@$(BENCH_BIN)/python bench/report.py $(ARGS)
+
 check-tools:  ## say what is missing on this machine, if anything
 	$(CHECK_TOOLS)
 
@@ -180,6 +194,8 @@ $(BENCH_STAMP): pyproject.toml constraints-bench.txt setup.py
 	@$(PYTHON) -m venv $(BENCH_VENV)
 	@$(BENCH_BIN)/python -m pip install $(QUIET) --constraint constraints-bench.txt setuptools psutil
 	@$(BENCH_BIN)/python -m pip install $(QUIET) --constraint constraints-bench.txt --no-build-isolation --editable '.[test]'
+	@$(BENCH_BIN)/python -m pip install $(QUIET) --constraint constraints-bench.txt setuptools psutil matplotlib
+	@$(BENCH_BIN)/python -m pip install $(QUIET) --constraint constraints-bench.txt --no-build-isolation --editable .
 	@for peer in $(PEERS); do \
 	  $(BENCH_BIN)/python -m pip install $(QUIET) --constraint constraints-bench.txt $$peer \
 	    || echo "$$peer does not install here" >&2; \

@@ -1,0 +1,101 @@
+"""What the figures are to reach, and whether they did: issue by issue what was asked for, from the rows alone."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from bench.gemma3 import table
+
+Row = dict[str, Any]
+Rows = Mapping[str, Sequence[Row]]
+"""By benchmark."""
+
+ONE, TEN = "9.6 MB", "10 x 9.6 MB"
+
+
+class Aim(NamedTuple):
+    """A bound on a figure; ``measure`` answers None where there is none."""
+
+    words: str
+    measure: Callable[[Rows], float | None]
+    bound: float
+    at_least: bool = True
+    unit: str = ""
+
+    def reached(self, measured: float) -> bool:
+        return measured >= self.bound if self.at_least else measured <= self.bound
+
+
+def _compared(rows: Rows, rival: str, payload: str, key: str) -> float | None:
+    for row in rows.get("compare", ()):
+        if (row["rival"], row["payload"]) == (rival, payload) and row.get(key) is not None:
+            return float(row[key])
+    return None
+
+
+def slower(rival: str, payload: str, times: float) -> Aim:
+    """A rival is to take so many times as long as shmtransport."""
+    words = f"{payload}: {rival} takes at least {times:g} times as long"
+    return Aim(words, lambda rows: _compared(rows, rival, payload, "ratio_to_shmtransport"), times)
+
+
+def above_floor(payload: str) -> Aim:
+    """How much longer than the floor."""
+
+    def measure(rows: Rows) -> float | None:
+        floor = _compared(rows, "floor", payload, "ratio_to_shmtransport")
+        return None if floor is None else 1 / floor
+
+    return Aim(f"{payload}: at most 1.15 times the floor", measure, 1.15, at_least=False)
+
+
+def over_bare_message(rows: Rows) -> float | None:
+    """Microseconds that 64 KB take on top of a message."""
+    bare = _compared(rows, "bare message", "64 KB", "median_ms")
+    own = _compared(rows, "bare message", "64 KB", "shmtransport_median_ms")
+    return None if bare is None or own is None else (own - bare) * 1e3
+
+
+def growth_in_place(rows: Rows) -> float | None:
+    """482 MB over 1 MB."""
+    small, large = (_compared(rows, "shmtransport in place", name, "median_ms") for name in ("1 MB", "482 MB"))
+    return None if small is None or large is None else large / small
+
+
+def slower_in_issue(way: str, times: int) -> Aim:
+    """The same of vLLM's issue 16461."""
+
+    def measure(rows: Rows) -> float | None:
+        for row in rows.get("issue_16461", ()):
+            if (row["way"], row["images"]) == (way, max(table.IMAGES)):
+                return float(row["ratio_to_handle"])
+        return None
+
+    return Aim(f"{max(table.IMAGES)} images: {way} takes at least {times} times as long as by handle", measure, times)
+
+
+AIMS: Sequence[Aim] = (
+    above_floor(ONE),
+    above_floor(TEN),
+    Aim("64 KB: at most 30 us more than a bare message", over_bare_message, 30.0, at_least=False, unit=" us"),
+    slower("iceoryx2", ONE, 1.3),
+    slower("kickmsg", ONE, 1.3),
+    slower("vLLM (direct_rpc)", TEN, 8),
+    slower("vLLM (torch_shm)", TEN, 8),
+    slower("vLLM shm cache", TEN, 5),
+    slower("SharedMemory", TEN, 12),
+    slower("pickle over ZMQ", TEN, 30),
+    Aim("in place: 482 MB take at most 1.2 times as long as 1 MB", growth_in_place, 1.2, at_least=False),
+    *(slower_in_issue(way, times) for way, times in table.TARGETS.items()),
+)
+
+
+def aims(rows: Rows) -> list[list[str]]:
+    """Each with what was measured and whether that is enough; those without a figure are left out."""
+    return [list(line) for line in _lines(rows)]
+
+
+def _lines(rows: Rows) -> Iterator[tuple[str, str, str]]:
+    for aim in AIMS:
+        measured = aim.measure(rows)
+        if measured is not None:
+            yield aim.words, f"{measured:.3g}{aim.unit}", "reached" if aim.reached(measured) else "**missed**"
