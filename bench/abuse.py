@@ -24,7 +24,6 @@ left by a memfd backing at once nor by a named one after the next start. A peer 
 
 import argparse
 import json
-import platform
 import sys
 from pathlib import Path
 from typing import Any
@@ -34,8 +33,8 @@ sys.path[:0] = [str(ROOT)]  # where Python was told to run this file it finds it
 
 from bench import peers  # noqa: E402
 from bench.abuses import arena  # noqa: E402
+from bench.machine import machine  # noqa: E402
 from bench.peers.peer import Peer  # noqa: E402
-from shmtransport import host  # noqa: E402
 
 OWN = "shmtransport"
 ABUSED = (
@@ -123,10 +122,6 @@ def broken_promises(rows: list[Row]) -> list[str]:
         failed = [what for what, holds in expected.items() if not holds]
         broken += [f"{OWN} ({row['backing']}): expected that {what}: {row}" for what in failed]
     return broken
-
-
-def machine() -> str:
-    return f"{host.cpu_model()}, {host.cpus()} CPUs, Linux {platform.release()}, Python {platform.python_version()}"
 
 
 def shown(row: Row, column: str) -> str:

@@ -24,7 +24,6 @@ Exit status 1 if a rival that is installed brought other bytes, or none at all.
 
 import argparse
 import json
-import platform
 import statistics
 import sys
 from collections.abc import Iterator, Sequence
@@ -35,22 +34,18 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT)]  # where Python was told to run this file it finds its folder only
 
-from bench import payloads, peers, racing, targets  # noqa: E402
+from bench import payloads, peers, racing  # noqa: E402
+from bench.aims import lines  # noqa: E402
+from bench.machine import machine  # noqa: E402
 from bench.payloads import Payload  # noqa: E402
 from bench.peers.pair import Failure, Pair  # noqa: E402
 from bench.peers.peer import SHARED_MEMORY  # noqa: E402
 from bench.racing import OWN, Race, Rival, Start  # noqa: E402
-from shmtransport import host  # noqa: E402
 
 Row = dict[str, Any]
 QUICK_ROUNDS = 15
 ROUNDS = 41
 OWN_RIVAL = Rival(OWN, "posix")
-
-
-def machine() -> str:
-    """Whose figures these are."""
-    return f"{host.cpu_model()}, {host.cpus()} CPUs, Linux {platform.release()}, Python {platform.python_version()}"
 
 
 def row_of(rival: Rival, result: Race, start: Start) -> Row:
@@ -138,10 +133,9 @@ def as_table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def as_verdicts(rows: Sequence[Row]) -> str:
-    """The targets, one a line, those that are missed first."""
-    found = sorted(targets.verdicts(rows), key=lambda verdict: verdict.met)
-    return "\n".join(f"{'met   ' if v.met else 'missed'} {v.what}: {v.got}, expected {v.expected}" for v in found)
+def as_aims(rows: Sequence[Row]) -> str:
+    """One a line: what was asked for, what was measured, whether that is enough."""
+    return "\n".join(": ".join(line) for line in lines({"compare": rows}))
 
 
 def main() -> int:
@@ -160,7 +154,7 @@ def main() -> int:
     for group in racing.groups([payloads.BY_NAME[name] for name in names]):
         rows += compare(chosen, group, rounds)
     print(json.dumps(rows) if arguments.json else as_table(rows))
-    print(as_verdicts(rows), file=sys.stderr)
+    print(as_aims(rows), file=sys.stderr)
     return any(not row["verified"] and not is_absent(row["reason"]) for row in rows)
 
 

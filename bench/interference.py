@@ -35,11 +35,12 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT)]  # where Python was told to run this file it finds its folder only
 
-from bench.compare import is_absent, machine  # noqa: E402
+from bench.compare import is_absent  # noqa: E402
 from bench.interferences import fragmentation, loop_delay, occupancy, readers, text_latency, writers  # noqa: E402
 from bench.interferences.figures import Row  # noqa: E402
 from bench.interferences.service import running  # noqa: E402
 from bench.interferences.way import WAYS  # noqa: E402
+from bench.machine import machine  # noqa: E402
 from bench.peers.pair import Failure  # noqa: E402
 
 OF_A_SERVICE = (text_latency, loop_delay)

@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT)]  # where Python was told to run this file it finds its folder only
 
 from bench import abuse  # noqa: E402
-from bench.aims import aims  # noqa: E402
+from bench.aims import lines  # noqa: E402
 from bench.gemma3 import table  # noqa: E402
 
 Row = dict[str, Any]
@@ -182,7 +182,7 @@ SECTIONS: Final[Mapping[str, tuple[str, Callable[[Result], Iterator[str]]]]] = {
 def report(results: Results, remarks: str) -> str:
     """docs/benchmarks.md."""
     parts = [HEAD]
-    reached = markdown_table(["aim", "measured", ""], aims({name: result.rows for name, result in results.items()}))
+    reached = markdown_table(["aim", "measured", ""], lines({name: result.rows for name, result in results.items()}))
     parts += ["## Aims\n", reached]
     if remarks:
         parts += [remarks]
