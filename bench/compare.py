@@ -43,7 +43,7 @@ from bench.peers.peer import SHARED_MEMORY  # noqa: E402
 from bench.racing import OWN, Race, Rival, Start  # noqa: E402
 
 Row = dict[str, Any]
-QUICK_ROUNDS = 15
+QUICK_ROUNDS = 9
 ROUNDS = 41
 OWN_RIVAL = Rival(OWN, "posix")
 
