@@ -84,7 +84,7 @@ crash-full: venv $(KILL_POINTS)  ## the same without leaving out an instruction 
 venv-vllm: $(VLLM_STAMP) $(CORE)  ## make .venv-vllm with vLLM's CPU build, or bring it up to date
 
 # Some fixtures serve whole models for minutes: what hangs is found later than elsewhere.
-test-vllm: venv-vllm  ## run the tests on real vLLM; 25 minutes
+test-vllm: venv-vllm  ## run the tests on real vLLM; half an hour
 	@$(VLLM_BIN)/python -m pytest -o faulthandler_timeout=1200 tests/vllm $(ARGS)
 
 test-vllm-releases: $(VLLM_RELEASES:%=.venv-vllm-%/.installed) $(CORE)  ## the same answers on other releases of vLLM; ten minutes and 4 GB each
@@ -96,7 +96,7 @@ stress: venv  ## the C core under ThreadSanitizer and AddressSanitizer, up to 16
 	@$(BIN)/python -m pytest tests/stress $(ARGS)
 
 # Short: fewer examples of hypothesis, and of tests/processes those that are about the core.
-sanitize: $(SANITIZED) stress  ## the tests on a core with AddressSanitizer and UndefinedBehaviorSanitizer, and stress; five minutes
+sanitize: $(SANITIZED) stress  ## the tests on a core with AddressSanitizer and UndefinedBehaviorSanitizer, and stress; eight minutes
 	@$(SANITIZE) --short tests/sanitize tests/unit tests/property \
 	  tests/processes/test_death.py tests/processes/test_fork.py tests/processes/test_sharing.py $(ARGS)
 
