@@ -41,8 +41,7 @@ export CC
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv venv-vllm demo demo-vllm test test-memfd test-vllm test-vllm-releases stress sanitize sanitize-full lint bench check-tools clean distclean test-hostile test-hostile-full test-pressure soak test-crash crash-full bench-env bench-abuse bench-compare model model-full
-.PHONY: help venv venv-vllm demo demo-vllm test test-memfd test-vllm test-vllm-releases stress sanitize sanitize-full lint bench check-tools clean distclean test-hostile test-hostile-full test-pressure soak test-crash crash-full bench-env bench-abuse bench-issue-16461 bench-record bench-report model model-full
+.PHONY: help venv venv-vllm demo demo-vllm test test-memfd test-vllm test-vllm-releases stress sanitize sanitize-full lint bench check-tools clean distclean test-hostile test-hostile-full test-pressure soak test-crash crash-full bench-env bench-abuse bench-compare bench-issue-16461 bench-record bench-report model model-full
 
 help:  ## list what can be made
 	@echo 'make TARGET, where TARGET is one of'
@@ -192,10 +191,8 @@ $(BENCH_STAMP): pyproject.toml constraints-bench.txt setup.py
 	$(CHECK_TOOLS)
 	@echo 'Bringing $(BENCH_VENV) to what constraints-bench.txt pins; the first time that is a minute or more'
 	@$(PYTHON) -m venv $(BENCH_VENV)
-	@$(BENCH_BIN)/python -m pip install $(QUIET) --constraint constraints-bench.txt setuptools psutil
-	@$(BENCH_BIN)/python -m pip install $(QUIET) --constraint constraints-bench.txt --no-build-isolation --editable '.[test]'
 	@$(BENCH_BIN)/python -m pip install $(QUIET) --constraint constraints-bench.txt setuptools psutil matplotlib
-	@$(BENCH_BIN)/python -m pip install $(QUIET) --constraint constraints-bench.txt --no-build-isolation --editable .
+	@$(BENCH_BIN)/python -m pip install $(QUIET) --constraint constraints-bench.txt --no-build-isolation --editable '.[test]'
 	@for peer in $(PEERS); do \
 	  $(BENCH_BIN)/python -m pip install $(QUIET) --constraint constraints-bench.txt $$peer \
 	    || echo "$$peer does not install here" >&2; \

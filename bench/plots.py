@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
 
 from bench.gemma3 import table
 
@@ -91,9 +92,11 @@ def lines_of(rows: Sequence[Row]) -> dict[str, list[tuple[float, float]]]:
 def time_against_bytes(rows: Sequence[Row], theme: Theme) -> str:
     """Log-log, one line a rival, this project's and the floor's thicker."""
     lines = lines_of(rows)
-    with drawing(theme, 9.0, 7.5) as figure:
+    with drawing(theme, 10.0, 7.5) as figure:
         axes = figure.subplots()
-        axes.set(xscale="log", yscale="log", xlabel="bytes of a request of one tensor", ylabel="median, milliseconds")
+        axes.set(xscale="log", yscale="log", xlabel="a request of one tensor", ylabel="median, milliseconds")
+        axes.xaxis.set_major_formatter(EngFormatter(unit="B"))
+        axes.yaxis.set_major_formatter("{x:g}")
         axes.grid(which="major", linewidth=0.6)
         others = [name for name in lines if name not in (OWN, FLOOR)]
         for name, points in lines.items():
@@ -106,7 +109,7 @@ def _look(name: str, others: Sequence[str], theme: Theme) -> dict[str, Any]:
     if name == OWN:
         return {"color": COLOURS[0], "linewidth": 3.5, "marker": "o", "zorder": 5}
     if name == FLOOR:
-        return {"color": theme.ink, "linewidth": 2.0, "linestyle": "--", "zorder": 4}
+        return {"color": theme.ink, "linewidth": 2.0, "linestyle": "--", "zorder": 6}
     number = others.index(name)
     return {
         "color": COLOURS[1:][number % (len(COLOURS) - 1)],
@@ -129,18 +132,27 @@ def _name_lines(axes: Any, lines: Mapping[str, Sequence[tuple[float, float]]], t
             textcoords="axes fraction",
             va="center",
             fontweight="bold" if name == OWN else "normal",
-            arrowprops={"arrowstyle": "-", "color": theme.faint, "shrinkA": 0, "shrinkB": 3, "linewidth": 0.8},
+            arrowprops={
+                "arrowstyle": "-",
+                "relpos": (0, 0.5),
+                "color": theme.faint,
+                "shrinkA": 0,
+                "shrinkB": 3,
+                "linewidth": 0.8,
+            },
         )
 
 
 def bars_of_issue(rows: Sequence[Row], theme: Theme) -> str:
-    """Seconds of each way, a group of bars a number of images, on a log scale."""
+    """Seconds of each way, a group of bars a number of images, on a log scale; above them, how many times by handle."""
     ways = list(dict.fromkeys(row["way"] for row in rows))
     counts = list(dict.fromkeys(row["images"] for row in rows))
     width = 0.8 / len(ways)
     with drawing(theme, 9.0, 5.0) as figure:
         axes = figure.subplots()
         axes.set(yscale="log", xlabel="images of 896 x 896 in a request", ylabel="seconds, frontend to engine")
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.margins(y=0.16)
         axes.set_xticks(range(len(counts)), map(str, counts))
         axes.grid(axis="y", linewidth=0.6)
         axes.set_axisbelow(True)
@@ -148,7 +160,10 @@ def bars_of_issue(rows: Sequence[Row], theme: Theme) -> str:
             own = [row for row in rows if row["way"] == way]
             places = [counts.index(row["images"]) + (number - (len(ways) - 1) / 2) * width for row in own]
             colour = COLOURS[0] if way == table.OWN else COLOURS[1:][number % (len(COLOURS) - 1)]
-            axes.bar(places, [row["transport_seconds"] for row in own], width * 0.92, label=way, color=colour)
+            bars = axes.bar(places, [row["transport_seconds"] for row in own], width * 0.92, label=way, color=colour)
+            if way != table.OWN:
+                times = [f"{row['ratio_to_handle']:.3g} ×" for row in own]
+                axes.bar_label(bars, times, rotation=90, padding=3, fontsize=7)
         figure.legend(loc="outside upper center", ncols=3)
         return as_svg(figure)
 

@@ -3,8 +3,8 @@
 The pieces are the plugin's, called as its seams call them, without an engine around them: in the frontend the images
 are staged, which is the one copy, and the encoder offers its tensors to the plugin's consumer; in the engine the
 decoder asks the plugin's provider. vLLM stages in the thread that has processed the images, before the client has the
-request; here it is counted as part of sending. The ring is made in one segment, with room for one request: the engine
-lets go of one before the next is sent.
+request; here it is counted as part of sending. The ring is made in one segment, as vLLM would be told to for requests
+of this size, with room for what the engine keeps and a request on its way.
 """
 
 import os
@@ -24,8 +24,9 @@ from shmtransport.adapters.vllm.rings import PEER
 from shmtransport.adapters.vllm.sending import Consumer, SharedRing
 from shmtransport.adapters.vllm.settings import Settings
 
-_ROOM = 1.25
-"""Of what is sent at once."""
+_ROOM = 1.125
+"""For what lies between blocks."""
+_PAGE_NBYTES = 4096
 
 
 class Staged(NamedTuple):
@@ -38,8 +39,8 @@ class Staged(NamedTuple):
 class ByHandle(Frontend):
     """The plugin's part of a frontend."""
 
-    def __init__(self, most_nbytes: int) -> None:
-        self.standing_nbytes = int(_ROOM * most_nbytes)
+    def __init__(self, alive_nbytes: int) -> None:
+        self.standing_nbytes = int(_ROOM * alive_nbytes) // _PAGE_NBYTES * _PAGE_NBYTES
         size = str(self.standing_nbytes)
         settings = Settings.from_environment(
             {**os.environ, "SHMTRANSPORT_CAPACITY": size, "SHMTRANSPORT_SEGMENT": size, "SHMTRANSPORT_ON_FULL": "block"}

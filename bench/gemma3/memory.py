@@ -1,19 +1,15 @@
 """How much memory this process needs for a while, beyond what it has."""
 
-import ctypes
-import gc
 from pathlib import Path
 
-_ROOM_FOR_PEAK = "5"  # proc_pid_clear_refs(5): the peak begins anew
+_FORGET_THE_PEAK = "5"  # proc_pid_clear_refs(5): VmHWM becomes VmRSS
 
 
 class Growth:
-    """Begins with what is not needed given back to the kernel, so that memory taken before does not hide any."""
+    """Since it was made. A heap that keeps what was freed before hides some of it."""
 
     def __init__(self) -> None:
-        gc.collect()
-        ctypes.CDLL(None).malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text(_ROOM_FOR_PEAK)
+        Path("/proc/self/clear_refs").write_text(_FORGET_THE_PEAK)
         self._before_nbytes = _resident("VmRSS")
 
     def nbytes(self) -> int:

@@ -7,19 +7,18 @@ a mapping of the model's arguments, which also keeps the items that it was made 
 all images of the prompt, whose ends are tensors of one number. pickle has torch save each tensor by itself into a file
 in memory, takes that file's bytes and copies them into the pickle, which msgspec copies into the message.
 
-With a tensor torch saves its whole storage. Images that came from the processor as one batch are views of it: each
-takes all others with it, and a request of n images carries n times n. The patch, whose numpy arrays know no storage,
-ended that too. The published figures grow with n and not with its square, so the way that is compared has images with
-storages of their own; `Together` shows what becomes of views.
+With a tensor torch saves its whole storage. Images that the processor made at once are views of one batch: each takes
+all others with it, and a request of n images carries n times n; `Together` does that. The published figures grow with
+n and not with its square, so `Pickled` has images with storages of their own. The patch, whose arrays know no storage,
+ended that too.
 
 The patch puts numpy arrays where tensors were, and Python's integers where the slices' ends were; the rest is the same.
-Here a pickler does so on its way, which is the least that it can cost. numpy has no bfloat16. Neither had the wire:
-pixels were float32 until a worker cast them.
+Here it keeps one array where one tensor is held twice, which is the least that it can cost. numpy has no bfloat16, and
+none was needed: pixels were float32 until a worker cast them.
 
 The classes have the shape of that release's, attribute by attribute, as far as pickle and msgspec look at them.
 """
 
-import io
 import pickle
 from collections import UserDict
 from collections.abc import Callable, Sequence
@@ -58,7 +57,7 @@ class Element:
 
     modality: str
     key: str
-    tensor: torch.Tensor
+    tensor: Any
     field: Flat | Batched
 
 
@@ -66,11 +65,16 @@ class Item(UserDict[str, Element]):
     """One image."""
 
 
-class Kwargs(UserDict[str, torch.Tensor]):
+class Kwargs(UserDict[str, Any]):
     """The model's arguments for one item."""
 
-    def __init__(self, item: Item, pixels: torch.Tensor, crops: torch.Tensor) -> None:
-        super().__init__(pixel_values=pixels, num_crops=crops)
+    def __init__(self, item: Item) -> None:
+        super().__init__(
+            {
+                key: element.tensor if isinstance(element.field, Flat) else element.tensor[None]
+                for key, element in item.items()
+            }
+        )
         self._items_by_modality = {"image": [item]}
 
 
@@ -89,18 +93,19 @@ class Request(Struct, array_like=True, omit_defaults=True, gc=False):
     lora_request: None = None
 
 
-def inputs(batch: torch.Tensor, own: Callable[[torch.Tensor], torch.Tensor]) -> list[Kwargs | None]:
-    """Those of each image of a batch; ``own`` is what becomes of an image's view of it."""
+def inputs(batch: torch.Tensor, own: Callable[[int, torch.Tensor], torch.Tensor]) -> list[Kwargs | None]:
+    """Those of each image of a batch; ``own`` is what becomes of the view that an image is of it."""
     crops = torch.zeros(len(batch), dtype=torch.int64)
     flat = Flat([slice(*ends) for ends in pairwise([0, *accumulate(crops + 1)])])
+    embedded = torch.ones(images.TOKENS, dtype=torch.bool)
     made: list[Kwargs | None] = []
-    for its_slice, its_crops in zip(flat.slices, crops, strict=True):
-        pixels = own(batch[its_slice])
-        item = Item(
-            pixel_values=Element("image", "pixel_values", pixels, flat),
-            num_crops=Element("image", "num_crops", its_crops, Batched()),
-        )
-        made.append(Kwargs(item, pixels, its_crops.unsqueeze(0)))
+    for number, (its_slice, its_crops) in enumerate(zip(flat.slices, crops, strict=True)):
+        parts: dict[str, tuple[torch.Tensor, Flat | Batched]] = {
+            "pixel_values": (own(number, batch[its_slice]), flat),
+            "num_crops": (its_crops, Batched()),
+            "embed_is_patch": (embedded.clone(), Batched()),
+        }
+        made.append(Kwargs(Item({key: Element("image", key, *part) for key, part in parts.items()})))
     return made
 
 
@@ -109,6 +114,7 @@ class Pickled(Frontend):
 
     def __init__(self) -> None:
         self._encoder = msgpack.Encoder(enc_hook=self._encoded)
+        self._images: dict[int, torch.Tensor] = {}
 
     def request(self, pixels: torch.Tensor, seed: int) -> Request:
         return Request(
@@ -126,8 +132,9 @@ class Pickled(Frontend):
     def encode(self, request: Request) -> list[Frame]:
         return [self._encoder.encode(request)]
 
-    def _own(self, view: torch.Tensor) -> torch.Tensor:
-        return view.clone()
+    def _own(self, number: int, view: torch.Tensor) -> torch.Tensor:
+        """In memory that was there before: a clone's would be new, and take longer than all else."""
+        return self._images.setdefault(number, torch.empty_like(view)).copy_(view)
 
     def _encoded(self, unknown: Any) -> msgpack.Ext:
         if isinstance(unknown, torch.Tensor):
@@ -141,7 +148,10 @@ class Pickled(Frontend):
 class Together(Pickled):
     """0.8.3, with the images of a request as views of one batch."""
 
-    def _own(self, view: torch.Tensor) -> torch.Tensor:
+    def request(self, pixels: torch.Tensor, seed: int) -> Request:
+        return super().request(pixels.clone(), seed)  # a batch of this request alone
+
+    def _own(self, number: int, view: torch.Tensor) -> torch.Tensor:  # noqa: ARG002 - as above
         return view
 
 
@@ -149,27 +159,34 @@ class Patched(Pickled):
     """With the patch."""
 
     def _pickled(self, unknown: Any) -> bytes:
-        file = io.BytesIO()
-        _ArrayPickler(file).dump(unknown)
-        return file.getvalue()
+        return pickle.dumps(changed(unknown, _array, _numbers))
 
 
-class _ArrayPickler(pickle.Pickler):
-    def reducer_override(self, thing: Any) -> Any:
-        if not isinstance(thing, torch.Tensor):
-            return NotImplemented
-        return (_tensor, (thing.numpy(),)) if thing.ndim else (int, (thing.item(),))
+def changed(kwargs: Kwargs, tensor: Callable[[Any], Any], field: Callable[[Flat | Batched], Flat | Batched]) -> Kwargs:
+    """The same arguments with other tensors and fields."""
+    (item,) = kwargs._items_by_modality["image"]
+    elements = {
+        key: Element(element.modality, key, tensor(element.tensor), field(element.field))
+        for key, element in item.items()
+    }
+    return Kwargs(Item(elements))
 
 
-def _tensor(array: "np.ndarray[Any, Any]") -> torch.Tensor:
-    return torch.from_numpy(array)
+def _array(tensor: torch.Tensor) -> "np.ndarray[Any, Any]":
+    return tensor.numpy()
+
+
+def _numbers(field: Flat | Batched) -> Flat | Batched:
+    if isinstance(field, Batched):
+        return field
+    return Flat([slice(int(its.start), int(its.stop)) for its in field.slices])
 
 
 class Unpickling(Engine):
-    """The engine of all three."""
+    """The engine of 0.8.3."""
 
     def __init__(self) -> None:
-        self._decoder = msgpack.Decoder(Request, ext_hook=_decoded)
+        self._decoder = msgpack.Decoder(Request, ext_hook=self._decoded)
 
     def decode(self, frames: Sequence[zmq.Frame]) -> Request:
         return self._decoder.decode(frames[0].buffer)
@@ -177,7 +194,16 @@ class Unpickling(Engine):
     def pixels(self, request: Request) -> list[torch.Tensor]:
         return [kwargs["pixel_values"][0] for kwargs in request.mm_inputs or () if kwargs is not None]
 
+    def _decoded(self, code: int, content: memoryview) -> Any:
+        made = pickle.loads(content)
+        return torch.from_numpy(made) if code == _TENSOR else self._usable(made)
 
-def _decoded(code: int, content: memoryview) -> Any:
-    made = pickle.loads(content)
-    return torch.from_numpy(made) if code == _TENSOR else made
+    def _usable(self, made: Any) -> Any:
+        return made
+
+
+class UnpicklingArrays(Unpickling):
+    """That of the patch."""
+
+    def _usable(self, made: Any) -> Any:
+        return changed(made, torch.from_numpy, lambda field: field)

@@ -1,4 +1,4 @@
-"""The ways, by name, in the order of history."""
+"""How to make the two ends of each way. `table.WAYS` has their names."""
 
 from collections.abc import Callable
 from typing import Final, NamedTuple
@@ -8,18 +8,20 @@ from bench.gemma3.way import Engine, Frontend
 
 
 class Way(NamedTuple):
-    """How to make its two ends."""
+    """A way's frontend and engine."""
 
     frontend: Callable[[int], Frontend]
-    """Called with the bytes of the largest request."""
+    """Called with the bytes of images that may be alive at once."""
     engine: Callable[[], Engine]
-    most_images: int = max(table.IMAGES)
+    keeps_nbytes: int = 0
+    """Of earlier images, in the engine."""
 
 
 ALL: Final = {
     table.PICKLED: Way(lambda _: v083.Pickled(), v083.Unpickling),
-    table.TOGETHER: Way(lambda _: v083.Together(), v083.Unpickling, most_images=10),
-    table.PATCHED: Way(lambda _: v083.Patched(), v083.Unpickling),
-    table.TODAY: Way(lambda _: today.InFrames(), today.FromFrames),
-    table.OWN: Way(handle.ByHandle, handle.FromRing),
+    table.TOGETHER: Way(lambda _: v083.Together(), v083.Unpickling),
+    table.PATCHED: Way(lambda _: v083.Patched(), v083.UnpicklingArrays),
+    table.UNCACHED: Way(lambda _: today.InFrames(), today.FromFrames),
+    table.TODAY: Way(lambda _: today.InFrames(), today.FromFrames, table.CACHE_NBYTES),
+    table.OWN: Way(handle.ByHandle, handle.FromRing, table.CACHE_NBYTES),
 }
