@@ -61,7 +61,7 @@ def _cpu_seconds() -> float:
 def serve_frontend(name: str, address: str, pixels: torch.Tensor, connection: Connection) -> None:
     """The frontend's process. ``pixels``: the images of the longest request, which its owner fills."""
     pixels.sum()  # so that its pages are this process's too, and no growth
-    frontend = ALL[name].frontend(_kept_nbytes(name, pixels) + pixels.nbytes)
+    frontend = ALL[name].frontend(_kept_nbytes(name, pixels) + 2 * pixels.nbytes)
     socket = sockets.bound(address)
     request: Any = None
 

@@ -4,7 +4,8 @@ The pieces are the plugin's, called as its seams call them, without an engine ar
 are staged, which is the one copy, and the encoder offers its tensors to the plugin's consumer; in the engine the
 decoder asks the plugin's provider. vLLM stages in the thread that has processed the images, before the client has the
 request; here it is counted as part of sending. The ring is made in one segment, as vLLM would be told to for requests
-of this size, with room for what the engine keeps and a request on its way.
+of this size, with room for what the engine keeps and two requests: a request's images are one block, for which there
+has to be room in one piece.
 """
 
 import os

@@ -15,7 +15,7 @@ TODAY: Final = "vLLM today"
 IMAGES: Final = (1, 10, 20, 30, 40, 50, 100)
 WAYS: Final = {PICKLED: 100, TOGETHER: 10, PATCHED: 100, UNCACHED: 100, TODAY: 100, OWN: 100}
 """The ways, in the order of history, and the most images of each."""
-CACHE_NBYTES: Final = 2 << 30
+CACHE_NBYTES: Final = 1 << 30
 """Of images that the engine keeps with vLLM's cache on, which is 4 GiB by default."""
 PUBLISHED_SECONDS: Final = {
     PICKLED: dict(zip(IMAGES, (1.211, 9.676, 18.652, 27.539, 35.828, 45.106, 269.967), strict=True)),
