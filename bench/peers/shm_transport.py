@@ -15,14 +15,16 @@ from shmtransport import Channel, Ring, WaitTimeoutError
 from shmtransport.config import BackingName
 
 JOIN_S = 30.0
-_LINE_NBYTES = 4096
+_PAGE_NBYTES = 4096
 
 
 class _Sender(Sender):
     def __init__(self, address: str, terms: Terms, backing: BackingName) -> None:
         self._socket = sockets.bound(address)
-        capacity = terms.messages * -(-terms.nbytes // _LINE_NBYTES) * _LINE_NBYTES
-        self._ring = Ring.create(capacity, segment=capacity, on_full="raise", name=terms.stem, backing=backing)
+        request = terms.tensors * -(-terms.nbytes // _PAGE_NBYTES) * _PAGE_NBYTES
+        self._ring = Ring.create(
+            terms.alive * request, segment=request, on_full="raise", name=terms.stem, backing=backing
+        )
         self._channel = Channel(self._socket, self._ring)
         self._joined = False
 
