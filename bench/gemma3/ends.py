@@ -13,10 +13,10 @@ import torch
 
 from bench.gemma3 import images
 from bench.gemma3.memory import Growth
-from bench.gemma3.way import frame_nbytes, same_bytes
+from bench.gemma3.way import frame_nbytes
 from bench.gemma3.ways import ALL
 from bench.peers import sockets
-from bench.peers.ends import WrongBytesError, answer, orders
+from bench.peers.ends import answer, orders
 
 TRANSFER_S = 120.0
 _ADD = b"\0"
@@ -105,7 +105,7 @@ def serve_engine(name: str, address: str, connection: Connection) -> None:
         request = engine.decode(frames)
         decoded_ns = time.monotonic_ns()
         used = usage.end()
-        check(engine.pixels(request), seed, count)
+        images.check(engine.pixels(request), seed, count)
         kept.append((request, count * images.NBYTES))
         while kept and sum(nbytes for _, nbytes in kept) > keeps_nbytes:
             kept.popleft()
@@ -117,13 +117,3 @@ def serve_engine(name: str, address: str, connection: Connection) -> None:
                 answer(connection, lambda: engine.join(*introduction))
             case "receive", count, seed:
                 answer(connection, lambda: receive(count, seed))
-
-
-def check(pixels: list[torch.Tensor], seed: int, count: int) -> None:
-    """Byte for byte. Raises `WrongBytesError`."""
-    if len(pixels) != count:
-        raise WrongBytesError(f"request {seed}: {len(pixels)} images came, {count} were sent")
-    for number, got in enumerate(pixels):
-        sent = images.image(seed, number)
-        if (got.shape, got.dtype) != (sent.shape, sent.dtype) or not same_bytes(got, sent):
-            raise WrongBytesError(f"request {seed}: image {number} of {count} came with other bytes")
