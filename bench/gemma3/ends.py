@@ -13,10 +13,10 @@ import torch
 
 from bench.gemma3 import images
 from bench.gemma3.memory import Growth
-from bench.gemma3.way import frame_nbytes, same_bytes
+from bench.gemma3.way import frame_nbytes
 from bench.gemma3.ways import ALL
 from bench.peers import sockets
-from bench.peers.ends import WrongBytesError, answer, orders
+from bench.peers.ends import answer, orders
 
 TRANSFER_S = 120.0
 _ADD = b"\0"
@@ -61,7 +61,7 @@ def _cpu_seconds() -> float:
 def serve_frontend(name: str, address: str, pixels: torch.Tensor, connection: Connection) -> None:
     """The frontend's process. ``pixels``: the images of the longest request, which its owner fills."""
     pixels.sum()  # so that its pages are this process's too, and no growth
-    frontend = ALL[name].frontend(_kept_nbytes(name, pixels) + 2 * pixels.nbytes)
+    frontend = ALL[name].frontend(pixels.nbytes)
     socket = sockets.bound(address)
     request: Any = None
 
@@ -90,9 +90,9 @@ def serve_frontend(name: str, address: str, pixels: torch.Tensor, connection: Co
     socket.close(linger=0)
 
 
-def serve_engine(name: str, address: str, pixels: torch.Tensor, connection: Connection) -> None:
-    """The engine's process, which does not look at ``pixels``."""
-    engine, keeps_nbytes = ALL[name].engine(), _kept_nbytes(name, pixels)
+def serve_engine(name: str, address: str, connection: Connection) -> None:
+    """The engine's process."""
+    engine, keeps_nbytes = ALL[name].engine(), ALL[name].keeps_nbytes
     socket = sockets.connected(address)
     kept: deque[tuple[Any, int]] = deque()
 
@@ -105,7 +105,7 @@ def serve_engine(name: str, address: str, pixels: torch.Tensor, connection: Conn
         request = engine.decode(frames)
         decoded_ns = time.monotonic_ns()
         used = usage.end()
-        check(engine.pixels(request), seed, count)
+        images.check(engine.pixels(request), seed, count)
         kept.append((request, count * images.NBYTES))
         while kept and sum(nbytes for _, nbytes in kept) > keeps_nbytes:
             kept.popleft()
@@ -117,18 +117,3 @@ def serve_engine(name: str, address: str, pixels: torch.Tensor, connection: Conn
                 answer(connection, lambda: engine.join(*introduction))
             case "receive", count, seed:
                 answer(connection, lambda: receive(count, seed))
-
-
-def _kept_nbytes(name: str, pixels: torch.Tensor) -> int:
-    """Less than the way keeps where requests are so small that it would be long until its cache is full."""
-    return min(ALL[name].keeps_nbytes, 4 * pixels.nbytes)
-
-
-def check(pixels: list[torch.Tensor], seed: int, count: int) -> None:
-    """Byte for byte. Raises `WrongBytesError`."""
-    if len(pixels) != count:
-        raise WrongBytesError(f"request {seed}: {len(pixels)} images came, {count} were sent")
-    for number, got in enumerate(pixels):
-        sent = images.image(seed, number)
-        if (got.shape, got.dtype) != (sent.shape, sent.dtype) or not same_bytes(got, sent):
-            raise WrongBytesError(f"request {seed}: image {number} of {count} came with other bytes")

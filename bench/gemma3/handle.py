@@ -4,8 +4,7 @@ The pieces are the plugin's, called as its seams call them, without an engine ar
 are staged, which is the one copy, and the encoder offers its tensors to the plugin's consumer; in the engine the
 decoder asks the plugin's provider. vLLM stages in the thread that has processed the images, before the client has the
 request; here it is counted as part of sending. The ring is made in one segment, as vLLM would be told to for requests
-of this size, with room for what the engine keeps and two requests: a request's images are one block, for which there
-has to be room in one piece.
+of this size, with room for one: the engine lets go of a request before the next is sent.
 """
 
 import os
@@ -25,7 +24,7 @@ from shmtransport.adapters.vllm.rings import PEER
 from shmtransport.adapters.vllm.sending import Consumer, SharedRing
 from shmtransport.adapters.vllm.settings import Settings
 
-_ROOM = 1.125
+_ROOM = 1.25
 """For what lies between blocks."""
 _PAGE_NBYTES = 4096
 
@@ -40,8 +39,8 @@ class Staged(NamedTuple):
 class ByHandle(Frontend):
     """The plugin's part of a frontend."""
 
-    def __init__(self, alive_nbytes: int) -> None:
-        self.standing_nbytes = int(_ROOM * alive_nbytes) // _PAGE_NBYTES * _PAGE_NBYTES
+    def __init__(self, most_nbytes: int) -> None:
+        self.standing_nbytes = int(_ROOM * most_nbytes) // _PAGE_NBYTES * _PAGE_NBYTES
         size = str(self.standing_nbytes)
         settings = Settings.from_environment(
             {**os.environ, "SHMTRANSPORT_CAPACITY": size, "SHMTRANSPORT_SEGMENT": size, "SHMTRANSPORT_ON_FULL": "block"}

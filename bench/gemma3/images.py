@@ -1,10 +1,12 @@
 """The pixels: images of 896 x 896 as Gemma-3's vision tower takes them, from a seed that both processes know."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import numpy as np
 import torch
+
+from bench.peers.ends import WrongBytesError
 
 SHAPE: Final = (3, 896, 896)
 NBYTES: Final = 3 * 896 * 896 * 4
@@ -29,6 +31,21 @@ def fill(batch: torch.Tensor, seed: int) -> None:
     """All images of a request, as the processor answers them: one tensor."""
     for number in range(len(batch)):
         batch[number] = image(seed, number)
+
+
+def check(pixels: Sequence[torch.Tensor], seed: int, count: int) -> None:
+    """What came for a request of so many images, byte for byte. Raises `WrongBytesError`."""
+    if len(pixels) != count:
+        raise WrongBytesError(f"request {seed}: {len(pixels)} images came, {count} were sent")
+    for number, got in enumerate(pixels):
+        sent = image(seed, number)
+        if (got.shape, got.dtype) != (sent.shape, sent.dtype) or not torch.equal(_words(got), _words(sent)):
+            raise WrongBytesError(f"request {seed}: image {number} of {count} came with other bytes")
+
+
+def _words(pixels: torch.Tensor) -> torch.Tensor:
+    """Pixels made of noise may be no numbers, which equal nothing."""
+    return pixels.reshape(-1).view(torch.int32)
 
 
 def prompt(images: int) -> list[int]:

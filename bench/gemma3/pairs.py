@@ -52,10 +52,13 @@ class Pair:
         context = multiprocessing.get_context("forkserver")
         self._connections: dict[End, Connection] = {}
         self._processes = []
-        programs: dict[End, Callable[..., None]] = {"frontend": _frontend, "engine": _engine}
-        for end, program in programs.items():
+        programs: dict[End, tuple[Callable[..., None], tuple[Any, ...]]] = {
+            "frontend": (_frontend, (name, address, pixels)),
+            "engine": (_engine, (name, address)),
+        }
+        for end, (program, arguments) in programs.items():
             self._connections[end], far = multiprocessing.Pipe()
-            process = context.Process(target=program, args=(name, address, pixels, far), daemon=True)
+            process = context.Process(target=program, args=(*arguments, far), daemon=True)
             process.start()
             far.close()
             self._processes.append(process)

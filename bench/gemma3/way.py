@@ -55,8 +55,3 @@ class Engine(ABC):
 def frame_nbytes(frame: Frame) -> int:
     """Of what goes over the socket."""
     return memoryview(frame).nbytes
-
-
-def same_bytes(some: torch.Tensor, other: torch.Tensor) -> bool:
-    """Of two contiguous tensors: pixels made of noise may be no numbers, which equal nothing."""
-    return torch.equal(some.reshape(-1).view(torch.int32), other.reshape(-1).view(torch.int32))
