@@ -132,7 +132,9 @@ class Soak:
     def _count_left(self, living: list[str]) -> None:
         """What there is of rings that are not ``living``: memory that a member keeps, and names."""
         deadline = time.monotonic() + GONE_S
-        while kept := {name: kept for name, pid in self._world.pids().items() if (kept := _kept_nbytes(pid, living))}:
+        while kept := {
+            name: nbytes for name, pid in self._world.pids().items() if (nbytes := _kept_nbytes(pid, living))
+        }:
             if time.monotonic() > deadline:
                 self._findings.leaked_nbytes += sum(kept.values())
                 self._findings.tell(f"memory of rings that everybody has left is kept by {kept}")
