@@ -9,11 +9,12 @@
  * led to its k-th instruction between begins() and ends(), and killed there. Then everything that is left must be in
  * order (steps_ring.h), or this program says what is not and exits with 1.
  *
- * How k is reached: the first child is single-stepped, which gives the address of each instruction. The others run to
- * a hardware breakpoint at the address of theirs, as many times as the instruction was there before: a stop costs two
- * switches between processes, and stepping to each k would take a stop for each instruction before it. A child whose
- * way is another one (a contended mutex) ends without having been killed and is counted; there must be few of them.
- * Instructions that have been passed at most DENSE times all get their child; of the others, in a loop over all
+ * How k is reached: the first children are single-stepped, and the shortest way that one of them went (on a longer one
+ * its settling thread was waiting for a mutex) gives the address of each instruction. The others run to a hardware
+ * breakpoint at the address of theirs, as many times as the instruction was there before: a stop costs two switches
+ * between processes, and stepping to each k would take a stop for each instruction before it. A child whose way is
+ * another one ends without having been killed and is replaced by another, RETRIES times; instructions at which nobody
+ * could be killed even so are counted, and must be few. Instructions that have been passed at most DENSE times all get their child; of the others, in a loop over all
  * tickets, one in STRIDE.
  *
  * Prints one line of JSON. x86-64, Linux.
@@ -36,6 +37,9 @@
 #include "wait.h"
 
 #define TRACE_MOST (1u << 20)
+#define WARMING 3
+#define RECORDINGS 10
+#define RETRIES 3
 
 static const char *operation_name;
 static size_t instruction;
@@ -175,11 +179,11 @@ static pid_t started(const struct operation *operation) {
 }
 
 /* Steps that stay where they are are the rounds of a `rep` instruction. */
-static size_t record(pid_t child) {
+static size_t record(pid_t child, uintptr_t *way) {
     size_t length = 0;
     for (uintptr_t at; (at = address_of(child)) != (uintptr_t)ends;) {
         EXPECT(length < TRACE_MOST);
-        if (!length || trace[length - 1] != at) trace[length++] = at;
+        if (!length || way[length - 1] != at) way[length++] = at;
         EXPECT(ptrace(PTRACE_SINGLESTEP, child, NULL, NULL) == 0);
         stopped(child);
     }
@@ -226,14 +230,17 @@ static void go(const struct operation *operation, size_t dense, size_t stride, s
         bystander = joined_anew(BYSTANDER);
         for (size_t i = 0; i < 1000; i++) before[i] = transfer();
     }
-    pid_t child;
-    for (int warming = 3; warming >= 0; warming--) { /* until this process's heap and stacks are as they will be */
+    uintptr_t *way = calloc(TRACE_MOST, sizeof *way);
+    EXPECT(way);
+    for (int i = 0; i < WARMING + RECORDINGS; i++) { /* warming: until this process's heap is as it will be */
         if (!lives) choose_ring(0);
-        child = started(operation);
-        if (warming == 0) length = record(child);
+        pid_t child = started(operation);
+        size_t way_length = record(child, way);
         kill_now(child);
-        lives ? (void)check_living(instruction % 2) : check_orphan();
+        lives ? (void)check_living(false) : check_orphan();
+        if (i <= WARMING || way_length < length) memcpy(trace, way, (length = way_length) * sizeof *way);
     }
+    free(way);
     for (size_t k = 0; k < length; k++)
         for (size_t j = k; j--;)
             if (trace[j] == trace[k]) {
@@ -243,17 +250,18 @@ static void go(const struct operation *operation, size_t dense, size_t stride, s
     for (size_t k = 0; k < length; k++) {
         if (passages[k] > dense && (k + offset) % stride) continue;
         instruction = k;
-        if (!lives) choose_ring((uint32_t)k + 1);
-        child = started(operation);
-        if (led_to(child, k, passages[k]))
-            killed++;
-        else
-            missed++;
-        kill_now(child);
-        if (lives)
-            after[killed + missed - 1] = check_living(instruction % 2);
-        else
-            check_orphan();
+        bool there = false;
+        for (int i = 0; i <= RETRIES && !there; i++) {
+            if (!lives) choose_ring((uint32_t)k + 1);
+            pid_t child = started(operation);
+            there = led_to(child, k, passages[k]);
+            kill_now(child);
+            if (lives)
+                after[killed + missed] = check_living(instruction % 2);
+            else
+                check_orphan();
+        }
+        there ? killed++ : missed++;
     }
     if (lives) {
         shmt_close(bystander);
