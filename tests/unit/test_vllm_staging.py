@@ -1,7 +1,9 @@
 """Staging, sharing and opening without vLLM: stand-ins with vLLM's attributes, and a real ring."""
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,6 +27,28 @@ class Element:
     """As vLLM's MultiModalFieldElem."""
 
     data: Any
+    field: Any = None
+
+
+@dataclass(frozen=True)
+class FlatField:
+    """As vLLM's MultiModalFlatField."""
+
+    slices: Sequence[slice]
+    dim: int = 0
+
+    def reduce_data(self, elements: list[Element]) -> Any:
+        return self._reduce_data([element.data for element in elements])
+
+    def _reduce_data(self, batch: list[torch.Tensor]) -> Any:
+        return torch.cat(batch, self.dim)
+
+
+class FieldThatMergesBySlices(FlatField):
+    """As another release might have it."""
+
+    def _reduce_data(self, batch: list[torch.Tensor]) -> Any:
+        return [tensor[where] for tensor, where in zip(batch, self.slices, strict=True)]
 
 
 @pytest.fixture
@@ -104,6 +128,29 @@ def test_what_is_staged_already_is_not_written_again(ring: Ring) -> None:
     staging.stage(staged, ring, THRESHOLD)
     assert all(ours is theirs for ours, theirs in zip(payloads(staged), first, strict=True))
     assert ring.statistics().writer.writes == 1
+
+
+def test_fields_forget_the_slices_by_which_a_batch_was_cut(ring: Ring) -> None:
+    batch = torch.randn(3, 3, 32, 32)
+    field = FlatField([slice(number, number + 1) for number in range(3)], dim=0)
+    staged = {"image": [{"pixel_values": Element(batch[where], field)} for where in field.slices]}
+    staging.stage(staged, ring, THRESHOLD)
+    (ours,) = {id(item["pixel_values"].field): item["pixel_values"].field for item in staged["image"]}.values()
+    assert ours == FlatField((), dim=0)
+    assert len(field.slices) == 3  # vLLM's own is not written to
+    assert torch.equal(ours.reduce_data([item["pixel_values"] for item in staged["image"]]), batch)
+
+
+@pytest.mark.parametrize(
+    "field", [FieldThatMergesBySlices([slice(0, 1)]), SimpleNamespace(slices=[slice(0, 1)]), SimpleNamespace()]
+)
+def test_a_field_that_may_need_its_slices_stays_as_it_is(ring: Ring, field: Any) -> None:
+    before = copy.deepcopy(field)
+    element = Element(torch.randn(THRESHOLD), field)
+    staging.stage({"image": [{"pixel_values": element}]}, ring, THRESHOLD)
+    assert ring.holds(element.data)
+    assert element.field is field
+    assert field == before
 
 
 def test_without_room_the_tensors_stay_what_they_were_and_it_is_counted(ring: Ring) -> None:

@@ -7,6 +7,7 @@ processes. It wraps a few methods of vLLM and does nothing else; docs/vllm.md sa
     seams       looking at vLLM's methods, wrapping them, putting them back
 
     staging     big tensors of a processed input into the ring, in the thread that processed it
+    fields      what each item of a batch says of all the others, left out
     ahead       growing and mapping before somebody has to wait for it
     sending     a process's ring, handles in its encoder
     encoding    a consumer for encoders that vLLM makes for itself

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import torch
 
+from shmtransport.adapters.vllm.fields import forget_slices
 from shmtransport.errors import OutOfSharedMemoryError, WaitTimeoutError
 from shmtransport.layout import InlineReason
 from shmtransport.ring import Ring
@@ -20,8 +21,9 @@ def stage(mm_kwargs: Mapping[str, Iterable[Any]], ring: Ring, threshold_nbytes: 
     """Replaces each CPU tensor of at least ``threshold_nbytes`` by its ring-backed equal, where there is room.
 
     ``mm_kwargs``: vLLM's MultiModalKwargsItems; an item is None if the engine has it in its cache. The elements
-    are changed in place, so a cache of vLLM that holds them holds the ring-backed tensors from then on. What
-    found no room stays as it was, and is counted in the ring's statistics. Raises `UnsupportedTypeError`.
+    are changed in place, so a cache of vLLM that holds them holds the ring-backed tensors from then on; their
+    fields lose their slices (`forget_slices`). What found no room stays as it was, and is counted in the ring's
+    statistics. Raises `UnsupportedTypeError`.
     """
     elements = [
         element for items in mm_kwargs.values() for item in items if item is not None for element in item.values()
@@ -36,6 +38,7 @@ def stage(mm_kwargs: Mapping[str, Iterable[Any]], ring: Ring, threshold_nbytes: 
     if staged:
         for element in elements:
             setattr(element, _PAYLOAD, _replaced(element.data, staged))
+        forget_slices(elements)
 
 
 def put(tensor: torch.Tensor, ring: Ring) -> torch.Tensor:
