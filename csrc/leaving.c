@@ -60,6 +60,7 @@ void shmt_destroy(shmt_attachment *attachment) {
     free(attachment->held);
     free(attachment->live);
     free(attachment->free_entries);
+    free(attachment->defer_context);
     pthread_mutex_destroy(&attachment->mutex);
     free(attachment);
 }

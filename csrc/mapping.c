@@ -3,6 +3,8 @@
 
 #include <sys/mman.h>
 
+#include "cuda.h"
+
 #ifndef MADV_POPULATE_READ
 #define MADV_POPULATE_READ 22
 #define MADV_POPULATE_WRITE 23
@@ -22,6 +24,7 @@ shmt_status shmt_map(int fd, size_t nbytes, bool writable, bool populate, shmt_m
 }
 
 void shmt_unmap(shmt_mapping *mapping) {
+    if (mapping->pinned) shmt_cuda_unregister(mapping->base, mapping->nbytes); /* or the device would go on using the pages */
     if (mapping->base) munmap(mapping->base, mapping->nbytes);
     *mapping = (shmt_mapping){0};
 }

@@ -12,6 +12,7 @@ typedef struct shmt_mapping {
     uint8_t *base;
     size_t nbytes;
     bool writable;
+    bool pinned; /* registered for DMA (keeper.h) */
 } shmt_mapping;
 
 /* Maps the first `nbytes` of `fd`. The file must be at least that large (the caller checked fstat): a page

@@ -71,6 +71,8 @@ class Attachment:
         self._growth = threading.Lock()
         self._mapped: set[int] = set()
         self._unmappable = False
+        self.unregistered: set[int] = set()
+        """Segments that `cuda.register` has not seen since they were mapped here."""
 
     def grow(self, nbytes: int) -> bool:
         """Adds a segment with room for ``nbytes``; False if that would exceed the capacity, or somebody has taken the
@@ -90,6 +92,7 @@ class Attachment:
                 with self.backing.created(self.ring_id, segments + 1) as fd:
                     self.backing.reserve(fd, size)
                     self.core.add_segment(segments, fd, size, True)
+                    self.unregistered.add(segments)
             except SegmentError as error:
                 if error.errno != errno.EEXIST:
                     raise
@@ -115,6 +118,7 @@ class Attachment:
             with self.backing.opened(self.ring_id, number + 1) as fd:
                 self.core.add_segment(number, fd, nbytes, self.writable)
                 self._mapped.add(number)
+                self.unregistered.add(number)
         except (OSError, MemoryError, LayoutError) as error:
             self._unmappable = True
             self.core.declare_unmappable(True)

@@ -1,6 +1,8 @@
 """Parameters as people write them, checked before anything is touched."""
 
+import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
@@ -37,6 +39,18 @@ def parse_size(parameter: str, value: int | str, *, smallest: int = 1) -> int:
     if not smallest <= nbytes <= LARGEST_NBYTES:
         raise ConfigError(parameter, value, f"{_TAKES_SIZE} from {smallest} to {LARGEST_NBYTES}")
     return nbytes
+
+
+PINNED: Final = "SHMTRANSPORT_PINNED"
+
+
+def pinned_budget_nbytes(environment: Mapping[str, str] = os.environ) -> int:
+    """How much ring memory this process may register for DMA: ``SHMTRANSPORT_PINNED``, a size, 0 for none; half of the
+    host's memory if it is not set. Raises `ConfigError`."""
+    text = environment.get(PINNED)
+    if text is None:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    return parse_size(PINNED, text, smallest=0)
 
 
 def _round_up(nbytes: int, unit: int) -> int:

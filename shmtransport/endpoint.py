@@ -3,10 +3,13 @@
 from collections.abc import Iterable
 from typing import Self, TypeAlias
 
+import msgspec
+import torch
+
 from shmtransport import _core, statistics, tensors
 from shmtransport.attachment import Attachment
 from shmtransport.errors import ClosedError, ConfigError, ForkedError, HandleError, SegmentError
-from shmtransport.handles import HANDLE_MAGIC, INLINE_MAGIC, Handle, Inline
+from shmtransport.handles import HANDLE_MAGIC, INLINE_MAGIC, KIND_TORCH, Handle, Inline
 from shmtransport.layout import InlineReason, Status
 from shmtransport.tensors import Description, Tensor
 
@@ -18,6 +21,7 @@ _REASONS = {
 }
 
 Sendable: TypeAlias = Handle | Inline
+Sent: TypeAlias = Sendable | bytes | bytearray | memoryview
 
 
 class Endpoint:
@@ -93,17 +97,55 @@ class Endpoint:
         self.attachment.core.count_inline(reason)
         return tensors.to_inline(tensor, description, reason)
 
-    def open(self, sent: Sendable | bytes | bytearray | memoryview) -> Tensor:
+    def open(
+        self, sent: Sent, *, device: str | torch.device | None = None, stream: torch.cuda.Stream | None = None
+    ) -> Tensor:
         """The tensor behind what ``share`` answered, here or elsewhere: zero copies for a handle.
 
         The lease ends when the last tensor or view over it has died, in any thread. Read-only mappings (a
         reader's default) look writable to torch; a write faults. Raises `HandleError` for anything damaged or
         of another ring, `StaleHandleError` if the block was given back, `SegmentError` if it cannot be mapped.
+
+        In a process that uses CUDA the first call registers the ring's memory for DMA. From then on
+        ``tensor.to("cuda", non_blocking=True)`` is as fast and as asynchronous as from pinned memory, and a lease
+        ends behind whatever the process had enqueued when the last tensor died. A CUDA graph that reads the tensor
+        keeps no lease: hold the tensor for as long as the graph is replayed.
+
+        With ``device`` and ``stream``: as `open_all`, for one.
         """
+        if device is not None:
+            return self.open_all([sent], device=device, stream=stream)[0]
         attachment = self.attachment
+        if attachment.unregistered:
+            register(attachment)
         if not isinstance(sent, (Handle, Inline)):
             sent = _parse(sent)
         return tensors.from_inline(sent) if isinstance(sent, Inline) else _open(attachment, sent)
+
+    def open_all(
+        self, sent: Iterable[Sent], *, device: str | torch.device, stream: torch.cuda.Stream | None = None
+    ) -> list[torch.Tensor]:
+        """What was sent, each as a tensor on a CUDA ``device``: one DMA each, straight from the ring.
+
+        Asynchronous: the tensors may be used on ``stream`` (default: the device's current one) at once, elsewhere once
+        the stream has come so far. Their leases end together, by one event. Arrays become tensors too.
+
+        Raises `ConfigError` if the device is none of CUDA's and what torch raises if there is no such device, both
+        before anything is opened; then what `open` raises, and every handle is refused.
+        """
+        place = torch.device(device)
+        if place.type != "cuda":
+            raise ConfigError("device", device, 'one of CUDA\'s, such as "cuda:0"; leave it out for the CPU')
+        from shmtransport import cuda
+
+        cuda.prepare(place)
+        waiting = [_as_torch(each) for each in sent]
+        try:
+            return cuda.move([torch.as_tensor(self.open(each)) for each in waiting], place, stream)
+        except BaseException:
+            for each in waiting:
+                self.refuse(each)
+            raise
 
     def revoke(self, sent: Sendable, readers: "str | Endpoint | Iterable[str | Endpoint] | None" = None) -> bool:
         """Takes a handle back that was not, or will not be, delivered: a send failed, a request was aborted.
@@ -190,6 +232,14 @@ def _open(attachment: Attachment, handle: Handle) -> Tensor:
             raise
 
 
+def register(attachment: Attachment) -> None:
+    """`cuda.register`, in a process that uses CUDA and does not capture a graph just now; next to nothing in others."""
+    if torch.cuda.is_initialized() and not torch.cuda.is_current_stream_capturing():  # type: ignore[no-untyped-call]
+        from shmtransport import cuda
+
+        cuda.register(attachment)
+
+
 def peer_ids(readers: str | Endpoint | Iterable[str | Endpoint]) -> bytes:
     """The 16-byte ids of ``readers``, joined."""
     if isinstance(readers, str):
@@ -206,6 +256,12 @@ def peer_ids(readers: str | Endpoint | Iterable[str | Endpoint]) -> bytes:
     if not joined:
         raise ConfigError("readers", readers, "at least one reader")
     return joined
+
+
+def _as_torch(sent: Sent) -> Sendable:
+    """Of a tensor, be it sent as an array."""
+    sent = sent if isinstance(sent, (Handle, Inline)) else _parse(sent)
+    return msgspec.structs.replace(sent, kind=KIND_TORCH)
 
 
 def _parse(wire: bytes | bytearray | memoryview) -> Sendable:

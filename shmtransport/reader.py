@@ -3,7 +3,7 @@
 from typing import Self
 
 from shmtransport import attachment
-from shmtransport.endpoint import Endpoint
+from shmtransport.endpoint import Endpoint, register
 from shmtransport.layout import WRITER
 
 
@@ -28,10 +28,12 @@ class Reader(Endpoint):
         return cls(attachment.join(ring_id, name, writable=writable))
 
     def map_ahead(self) -> None:
-        """Maps segments that the writer has added since, so that no `open` has to: 0.1 s for 512 MiB.
+        """Maps segments that the writer has added since, and registers them for DMA where CUDA is in use, so that no
+        `open` has to: 0.1 s for 512 MiB.
 
         Never needed for correctness; call it where nobody waits. Raises `SegmentError` if one cannot be mapped:
         this process is served inline then, until a later call has mapped them all.
         """
         if self.attachment.index != WRITER:  # in the writer's own process: its segments are mapped
             self.attachment.map_ahead()
+            register(self.attachment)

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "attachment_view.h"
+#include "keeper.h"
 #include "kill_points.h"
 #include "python.h"
 #include "tickets.h"
@@ -299,6 +300,25 @@ static PyObject *attachment_declare_unmappable(PyObject *self, PyObject *argumen
     Py_RETURN_NONE;
 }
 
+static PyObject *attachment_keep(PyObject *self, PyObject *unused) {
+    (void)unused;
+    shmt_status status = shmt_keep(shmt_core_of(self));
+    if (status != SHMT_OK) return shmt_raise_status(self, status);
+    Py_RETURN_NONE;
+}
+
+static PyObject *attachment_pin(PyObject *self, PyObject *arguments) {
+    unsigned int number;
+    int code = 0;
+    if (!PyArg_ParseTuple(arguments, "I", &number)) return NULL;
+    shmt_status status;
+    Py_BEGIN_ALLOW_THREADS
+    status = shmt_pin(shmt_core_of(self), number, &code);
+    Py_END_ALLOW_THREADS
+    if (status != SHMT_OK) return shmt_raise_status(self, status);
+    return PyLong_FromLong(code);
+}
+
 #define METHOD(name, arguments, doc) {#name, attachment_##name, arguments, doc}
 
 static PyMethodDef attachment_methods[] = {
@@ -319,6 +339,8 @@ static PyMethodDef attachment_methods[] = {
     METHOD(abandon, METH_NOARGS, "To the others this process dies now. For tests."),
     METHOD(count_inline, METH_VARARGS, "Count a transfer that went inline, by reason."),
     METHOD(count_copied, METH_VARARGS, "Count bytes that put has copied."),
+    METHOD(keep, METH_NOARGS, "Leases of this attachment end by event from now on; the driver must be loaded."),
+    METHOD(pin, METH_VARARGS, "Register a data segment for DMA; the driver's answer, 0 if it has."),
     METHOD(declare_unmappable, METH_VARARGS, "Ask the senders for inline transfers from now on, or no longer."),
     {"segment_nbytes", shmt_view_segment_nbytes, METH_VARARGS, "Published size of a data segment."},
     {"room", shmt_view_room, METH_NOARGS, "(used, total, largest free extent, live blocks), in bytes."},

@@ -2,6 +2,8 @@
 #include "python.h"
 
 #include "copy_face.h"
+#include "cuda.h"
+#include "keeper.h"
 #include "names.h"
 
 static PyObject *core_fork_epoch(PyObject *module, PyObject *unused) {
@@ -27,9 +29,42 @@ static PyObject *core_unlink_names(PyObject *module, PyObject *arguments) {
     return shmt_raise(PyModule_GetState(module), status, NULL);
 }
 
+static PyObject *core_cuda_load(PyObject *module, PyObject *arguments) {
+    (void)module;
+    const char *path;
+    if (!PyArg_ParseTuple(arguments, "s", &path)) return NULL;
+    const char *missing = shmt_cuda_load(path);
+    if (missing) return PyUnicode_FromString(missing);
+    Py_RETURN_NONE;
+}
+
+static PyObject *core_capturing(PyObject *module, PyObject *arguments) {
+    (void)module;
+    int change;
+    if (!PyArg_ParseTuple(arguments, "i", &change)) return NULL;
+    Py_BEGIN_ALLOW_THREADS
+    shmt_capturing(change);
+    Py_END_ALLOW_THREADS
+    Py_RETURN_NONE;
+}
+
+static PyObject *core_kept(PyObject *module, PyObject *unused) {
+    (void)module, (void)unused;
+    return PyLong_FromUnsignedLongLong(shmt_kept());
+}
+
+static PyObject *core_pinned_nbytes(PyObject *module, PyObject *unused) {
+    (void)module, (void)unused;
+    return PyLong_FromUnsignedLongLong(shmt_cuda_registered_nbytes());
+}
+
 static PyMethodDef core_methods[] = {
     {"fork_epoch", core_fork_epoch, METH_NOARGS, "How many forks lie between the original process and this one."},
     {"leave_all", core_leave_all, METH_NOARGS, "The process ends: give up every lock, remove what nobody uses."},
+    {"cuda_load", core_cuda_load, METH_VARARGS, "Look for CUDA's driver; what is missing, or None."},
+    {"capturing", core_capturing, METH_VARARGS, "A CUDA graph's capture begins (+1) or has ended (-1)."},
+    {"kept", core_kept, METH_NOARGS, "Leases that wait for an event."},
+    {"pinned_nbytes", core_pinned_nbytes, METH_NOARGS, "Bytes of segments that are registered for DMA."},
     {"unlink_names", core_unlink_names, METH_VARARGS, "Remove a ring's names if nobody holds any of its lock bytes."},
     {0},
 };
@@ -60,6 +95,7 @@ static int add_constants(PyObject *module) {
         {"FULL", SHMT_FULL},
         {"NO_ENTRY", SHMT_NO_ENTRY},
         {"TIMEOUT", SHMT_TIMEOUT},
+        {"CUDA_ABSENT", SHMT_CUDA_ABSENT},
         {"NOT_FOUND", SHMT_NOT_FOUND},
         {"NOT_JOINED", SHMT_NOT_JOINED},
         {"NO_TICKET", SHMT_NO_TICKET},

@@ -23,7 +23,7 @@ PACKAGE = "shmtransport"
 LAYERS = (
     {"errors", "config"},
     {"_core", "host", "layout", "segment"},
-    {"attachment", "copying"},
+    {"attachment", "copying", "cuda"},
     {"dtypes", "tensors", "handles", "codec", "messages"},
     {"endpoint", "ring", "reader", "exchange", "channel", "asyncio", "statistics"},
     {"__init__", "__main__", "cli", "demo", "demo_vllm", "testing", "adapters"},

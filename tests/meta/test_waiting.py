@@ -67,6 +67,7 @@ ARGUED = {
 LOCKS = {
     "attachment.py _lock": "a join: opens, locks and maps files, and answers busy instead of waiting",
     "attachment.py self._growth": "a growth: creates and reserves a segment",
+    "cuda.py _lock": "only tried: whoever does not get it goes on without",
     "asyncio.py self._receiving": _UNDER_DEADLINE,
     "adapters/vllm/ahead.py self._lock": "looks at a set",
     "adapters/vllm/core.py making": "makes an object, once an engine",

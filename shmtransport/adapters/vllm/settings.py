@@ -6,7 +6,14 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple, Self, cast, get_args
 
 from shmtransport import segment
-from shmtransport.config import SEGMENT_UNIT_NBYTES, BackingChoice, BackingName, OnFull, parse_size
+from shmtransport.config import (
+    SEGMENT_UNIT_NBYTES,
+    BackingChoice,
+    BackingName,
+    OnFull,
+    parse_size,
+    pinned_budget_nbytes,
+)
 from shmtransport.errors import ConfigError
 from shmtransport.segment.backing import Backing
 
@@ -82,6 +89,7 @@ class Settings:
         """
         if not _switch(environment, "ENABLE", "1"):
             return cls(False, None, 0, 0, False)
+        pinned_budget_nbytes(environment)  # `cuda` looks at it, in workers
         capacity: int | None = None
         if _PREFIX + "CAPACITY" in environment:
             capacity = _size(environment, "CAPACITY", "", SEGMENT_UNIT_NBYTES)
