@@ -167,6 +167,19 @@ def interference_section(result: Result) -> Iterator[str]:
         )
 
 
+def gpu_section(result: Result) -> Iterator[str]:
+    """A table a question."""
+    for what in dict.fromkeys(row["what"] for row in result.rows):
+        (device,) = {row["device"] for row in result.rows}
+        yield f"### {what}, {device}\n"
+        shown = [
+            {key: row[key] for key in row if key not in ("what", "device")}
+            for row in result.rows
+            if row["what"] == what
+        ]
+        yield any_table(shown)
+
+
 def abuse_section(result: Result) -> Iterator[str]:
     yield abuse.as_table(result.rows) + "\n"
 
@@ -175,6 +188,7 @@ SECTIONS: Final[Mapping[str, tuple[str, Callable[[Result], Iterator[str]]]]] = {
     "compare": ("One request from process to process", compare_section),
     "issue_16461": ("The issue that began it: vLLM 16461", issue_section),
     "interference": ("Tail and interference", interference_section),
+    "gpu": ("To the GPU", gpu_section),
     "abuse": ("What is left when things go wrong", abuse_section),
 }
 

@@ -20,6 +20,8 @@ _REASONS = {
     Status.UNMAPPABLE: InlineReason.UNMAPPABLE,
 }
 
+_HAS_CUDA = torch.backends.cuda.is_built()  # type: ignore[no-untyped-call]
+
 Sendable: TypeAlias = Handle | Inline
 Sent: TypeAlias = Sendable | bytes | bytearray | memoryview
 
@@ -116,7 +118,7 @@ class Endpoint:
         if device is not None:
             return self.open_all([sent], device=device, stream=stream)[0]
         attachment = self.attachment
-        if attachment.unregistered:
+        if _HAS_CUDA and attachment.unregistered:
             register(attachment)
         if not isinstance(sent, (Handle, Inline)):
             sent = _parse(sent)
@@ -233,7 +235,7 @@ def _open(attachment: Attachment, handle: Handle) -> Tensor:
 
 
 def register(attachment: Attachment) -> None:
-    """`cuda.register`, in a process that uses CUDA and does not capture a graph just now; next to nothing in others."""
+    """`cuda.register`, in a process that uses CUDA and does not capture a graph just now."""
     if torch.cuda.is_initialized() and not torch.cuda.is_current_stream_capturing():  # type: ignore[no-untyped-call]
         from shmtransport import cuda
 
