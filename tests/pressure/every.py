@@ -21,6 +21,7 @@ from tests.pressure.operations import OPERATIONS, Prepared
 from tests.support import segment_names
 
 SETTLED_WITHIN_S = 5.0
+AT_REST_WITHIN_S = 0.2  # a settling thread looks every 50 ms; those that copy stay
 MOST_CALLS = 1000
 
 Outcomes = dict[str, int]
@@ -47,7 +48,7 @@ class Belongings(NamedTuple):
             if link.is_symlink():  # not that of the listing itself
                 descriptors[fd] = os.readlink(link)
         mappings = sorted(_SHARED.findall(Path("/proc/self/maps").read_text()))
-        return cls(descriptors, mappings, segment_names(), len(os.listdir("/proc/self/task")), failing.held())
+        return cls(descriptors, mappings, segment_names(), _threads(), failing.held())
 
 
 def with_failing_calls(
@@ -94,7 +95,7 @@ def _outcomes(
 
     with prepare() as operation:  # what Python imports and the core measures only once
         operation.check(operation.act())
-    before = Belongings.now(failing)
+    before = _at_rest(failing)
     seen: Counter[str] = Counter()
     for number, fault in enumerate(faults, 1):
         outcome, hits = _under(prepare, fault)
@@ -124,6 +125,18 @@ def _under(prepare: Callable[[], Prepared], pressure: AbstractContextManager[Fau
             del answer
         operation.check(operation.act())
     return outcome, fault.hits
+
+
+def _at_rest(failing: Failing) -> Belongings:
+    """What this process has once the threads of an operation that is over have had their time to end."""
+    begin = time.monotonic()
+    while _threads() > 1 and time.monotonic() - begin < AT_REST_WITHIN_S:
+        time.sleep(0.005)
+    return Belongings.now(failing)
+
+
+def _threads() -> int:
+    return len(os.listdir("/proc/self/task"))
 
 
 def _left(failing: Failing, before: Belongings) -> str:
