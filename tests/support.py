@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import textwrap
@@ -93,6 +94,13 @@ def wait_until(condition: Callable[[], bool], timeout_s: float = 5.0) -> None:
         if time.monotonic() > deadline:
             raise AssertionError(f"not so within {timeout_s} s: {condition}")
         time.sleep(0.001)
+
+
+def stop(pid: int) -> None:
+    """SIGSTOP; returns once every thread of the process has stopped: the signal alone is only a request."""
+    os.kill(pid, signal.SIGSTOP)
+    threads = Path(f"/proc/{pid}/task")
+    wait_until(lambda: all(thread.read_text().rpartition(") ")[2][0] == "T" for thread in threads.glob("*/stat")))
 
 
 def segment_names() -> set[str]:

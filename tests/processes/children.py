@@ -25,7 +25,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from tests.support import BACKING, running_python, segment_names, wait_until
+from tests.support import BACKING, running_python, segment_names, stop, wait_until
 
 Kind = Literal["fork", "spawn", "unrelated", "quick"]
 KINDS: tuple[Kind, ...] = ("fork", "spawn", "unrelated")
@@ -117,6 +117,15 @@ class Child:
         """SIGKILL; returns when the process is gone."""
         os.kill(self.pid, signal.SIGKILL)
         assert self.wait() == -signal.SIGKILL
+
+    @contextlib.contextmanager
+    def stopped(self) -> Iterator[None]:
+        """SIGSTOP for the length of the ``with`` block; every thread has stopped when it begins."""
+        stop(self.pid)
+        try:
+            yield
+        finally:
+            os.kill(self.pid, signal.SIGCONT)
 
     def run_until_death(self, statements: str, **names: object) -> int:
         """Exit status of a child that ends, one way or another, in ``statements``; negative: by that signal."""

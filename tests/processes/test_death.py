@@ -109,14 +109,11 @@ def test_a_paused_reader_keeps_what_it_holds_and_the_writers_error_names_it(
         if opened:
             engine.run("held = [reader.open(wire) for wire in wires]", wires=wires)
             wait_until(lambda: ring.statistics().writer.leased_blocks == 0)
-        os.kill(engine.pid, signal.SIGSTOP)
-        try:
+        with engine.stopped():
             with pytest.raises((RingFullError, WaitTimeoutError)) as caught:
                 ring.put(pixels(2))
             age_s = time.monotonic() - written
             assert ring.reap() == 0
-        finally:
-            os.kill(engine.pid, signal.SIGCONT)
         assert caught.type is (RingFullError if on_full == "raise" else WaitTimeoutError)
         what = f"holds {2 * MIB} bytes in 2 blocks" if opened else f"has not opened 2 handles of {2 * MIB} bytes"
         place = f"reader engine (index 1, pid {engine.pid}, alive) {what}, the oldest for "

@@ -21,7 +21,7 @@ from shmtransport import Channel, ForkedError, Handle, Reader, Ring, sweep
 from shmtransport.asyncio import Channel as AsyncChannel
 from tests.peers import join_as_if_another_process
 from tests.processes.children import NAMES, child, digest, names_of, pixels, wait_until_gone
-from tests.support import wait_until
+from tests.support import stop, wait_until
 
 
 @pytest.fixture
@@ -297,7 +297,7 @@ if forked == 0:
             assert len(names_of(ring_id)) == NAMES
             assert ring_id not in sweep()
             # The child would see the pipe's end; stop it, so that it is alive whatever happens.
-            os.kill(forked, signal.SIGSTOP)
+            stop(forked)
             parent.kill()
             killed = time.monotonic()
             wait_until(lambda: ring_id in sweep(), timeout_s=1.0)

@@ -192,13 +192,10 @@ def test_a_writer_that_is_stopped_is_an_error_in_time(engine: Child, monkeypatch
     monkeypatch.setattr(memfd, "DEADLINE_S", 0.2)
     engine.run("ring = Ring.create('1MiB', backing='memfd')")
     ring_id = engine.ask("ring.id")
-    os.kill(engine.pid, signal.SIGSTOP)
-    try:
+    with engine.stopped():
         with pytest.raises(SegmentError, match="is it stopped"):
             Reader.join(ring_id)
         assert ring_id not in sweep()  # it lives
-    finally:
-        os.kill(engine.pid, signal.SIGCONT)
     Reader.join(ring_id).close()
     engine.run("ring.close()")
 
