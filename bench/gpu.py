@@ -20,10 +20,10 @@ Exit status 1 if other bytes came than were sent.
 import argparse
 import json
 import os
+import secrets
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -31,16 +31,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import zmq
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT)]  # where Python was told to run this file it finds its folder only
 
+from bench import payloads  # noqa: E402
 from bench.machine import machine  # noqa: E402
+from bench.peers import sockets  # noqa: E402
 from shmtransport import Reader, Ring  # noqa: E402
 
-IMAGES, SHAPE = 100, (3, 896, 896)
-SIZES = {"1 MB": 1 << 20, "9.6 MB": 9633792, "96 MB": 96337920, "482 MB": 481689600}
+SIZES = tuple(payloads.BY_NAME[name] for name in ("1 MB", "9.6 MB", "64 MB", "482 MB"))
+IMAGES = payloads.BY_NAME["100 x 4.8 MB"]
+RING_NBYTES = IMAGES.nbytes + (64 << 20)
 COPIED_NBYTES = 1 << 30
 OWN, FRAMES = "shmtransport", "frames, pinned"
 
@@ -58,13 +60,11 @@ class Frontend:
 
     def __init__(self, *, quick: bool) -> None:
         self._rounds = 3 if quick else 15
-        size = IMAGES * 2 * 3 * 896 * 896
-        self._ring = Ring.create(capacity=size + (64 << 20), segment=size + (64 << 20), on_full="block", timeout_s=60)
-        self._plain = Ring.create(capacity=1 << 29, segment=1 << 29, on_full="block", timeout_s=60)
-        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PAIR)
-        self._folder = tempfile.TemporaryDirectory(prefix="shmtransport-bench-")
-        address = f"ipc://{self._folder.name}/socket"
-        self._socket.bind(address)
+        self._ring, self._plain = (
+            Ring.create(capacity=RING_NBYTES, segment=RING_NBYTES, on_full="block", timeout_s=60) for _ in range(2)
+        )
+        address = f"ipc://@shmtransport-bench-{secrets.token_hex(8)}"
+        self._socket = sockets.bound(address)
         command = [sys.executable, __file__, "--engine", address, self._ring.id, self._plain.id]
         self._engine = subprocess.Popen(command)
         self._peers = [self._receive()["peer_id"] for _ in range(2)]
@@ -84,8 +84,8 @@ class Frontend:
 
     def host_to_device(self) -> Iterator[dict[str, Any]]:
         """A row a size and kind of memory."""
-        for name, nbytes in SIZES.items():
-            tensor = torch.randint(0, 255, (nbytes,), dtype=torch.uint8)
+        for payload in SIZES:
+            (tensor,) = payload.request(seed=1)
             rings = zip((self._ring, self._plain), self._peers, strict=True)
             handles = [bytes(ring.share(tensor, peer)) for ring, peer in rings]
             answer = self._ask(*handles, do="rates", rounds=self._rounds)
@@ -93,8 +93,8 @@ class Frontend:
                 yield {
                     "what": "host to device",
                     "device": torch.cuda.get_device_name(),
-                    "payload": name,
-                    "nbytes": nbytes,
+                    "payload": payload.name,
+                    "nbytes": payload.nbytes,
                     "way": memory,
                     "gbps": gbps,
                     "issue_us": issue_us,
@@ -102,15 +102,11 @@ class Frontend:
                     "verified": answer["verified"],
                 }
 
-    def _images(self, seed: int) -> list[torch.Tensor]:
-        torch.manual_seed(seed)
-        return [torch.randint(-30000, 30000, SHAPE, dtype=torch.int16).view(torch.bfloat16) for _ in range(IMAGES)]
-
     def frontend_to_device(self) -> Iterator[dict[str, Any]]:
         """A row a way, and the floor."""
         took: dict[str, list[float]] = {OWN: [], FRAMES: [], "copy": []}
         dma_s, right = 0.0, True
-        images = self._images(0)
+        images = IMAGES.request(seed=1)
         expected = sum_of(images)
         for number in range(self._rounds + 2):
             for way, send in ((OWN, self._by_handle), (FRAMES, self._by_frame)):
@@ -131,8 +127,8 @@ class Frontend:
             yield {
                 "what": "frontend to device",
                 "device": torch.cuda.get_device_name(),
-                "payload": f"{IMAGES} images",
-                "nbytes": IMAGES * images[0].nbytes,
+                "payload": IMAGES.name,
+                "nbytes": IMAGES.nbytes,
                 "way": way,
                 "seconds": medians[way],
                 "copy_seconds": medians["copy"],
@@ -154,7 +150,6 @@ class Frontend:
         self._socket.close(linger=0)
         self._ring.close()
         self._plain.close()
-        self._folder.cleanup()
 
 
 # -- the engine --------------------------------------------------------------------------------------------------------
@@ -166,8 +161,7 @@ class Engine:
     def __init__(self, address: str, ring_id: str, plain_id: str) -> None:
         warnings.filterwarnings("ignore", message="The given buffer is not writable")  # of frames; nobody writes
         torch.zeros(1, device="cuda")
-        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PAIR)
-        self._socket.connect(address)
+        self._socket = sockets.connected(address)
         self._registered = Reader.join(ring_id)
         self._registered.map_ahead()
         os.environ["SHMTRANSPORT_PINNED"] = "0"  # for the other ring
@@ -192,7 +186,8 @@ class Engine:
             elif what["do"] == OWN:
                 self._usable(self._registered.open_all([frame.buffer for frame in frames], device="cuda"))
             else:
-                received = [torch.frombuffer(frame.buffer, dtype=torch.bfloat16).view(SHAPE) for frame in frames]
+                dtype = payloads.torch_dtype(IMAGES.dtype)
+                received = [torch.frombuffer(frame.buffer, dtype=dtype).view(IMAGES.shape) for frame in frames]
                 self._usable([tensor.pin_memory().to("cuda", non_blocking=True) for tensor in received])
 
     def _usable(self, tensors: list[torch.Tensor]) -> None:
@@ -262,7 +257,7 @@ def as_table(rows: list[dict[str, Any]]) -> str:
     """For people."""
     lines = [f"{machine()}; {torch.cuda.get_device_name()}, torch {torch.__version__}", ""]
     for row in rows:
-        head = f"{row['payload']:>10}  {row['way']:<18}"
+        head = f"{row['payload']:>12}  {row['way']:<18}"
         if row["what"] == "host to device":
             rate = f"{row['gbps']:6.1f} GB/s, {row['ratio_to_pinned']:.2f} of pinned"
             lines.append(f"{head} {rate}, {row['issue_us']:8.1f} us a call")

@@ -157,27 +157,22 @@ def issue_section(result: Result) -> Iterator[str]:
     yield table.as_table(result.rows) + "\n"
 
 
+def _table_each(rows: Sequence[Row], *keys: str) -> Iterator[str]:
+    """Of rows that agree in the values of ``keys``, under those as a heading."""
+    for values in dict.fromkeys(tuple(row[key] for key in keys) for row in rows):
+        yield f"### {', '.join(values)}\n"
+        alike = [row for row in rows if tuple(row[key] for key in keys) == values]
+        yield any_table([{key: row[key] for key in row if key not in keys} for row in alike])
+
+
 def interference_section(result: Result) -> Iterator[str]:
     """A table an experiment."""
-    for experiment in dict.fromkeys(row["experiment"] for row in result.rows):
-        yield f"### {experiment}\n"
-        rows = [{key: row[key] for key in row if key != "experiment"} for row in result.rows]
-        yield any_table(
-            [row for row, whole in zip(rows, result.rows, strict=True) if whole["experiment"] == experiment]
-        )
+    return _table_each(result.rows, "experiment")
 
 
 def gpu_section(result: Result) -> Iterator[str]:
-    """A table a question."""
-    for what in dict.fromkeys(row["what"] for row in result.rows):
-        (device,) = {row["device"] for row in result.rows}
-        yield f"### {what}, {device}\n"
-        shown = [
-            {key: row[key] for key in row if key not in ("what", "device")}
-            for row in result.rows
-            if row["what"] == what
-        ]
-        yield any_table(shown)
+    """A table a question and device."""
+    return _table_each(result.rows, "what", "device")
 
 
 def abuse_section(result: Result) -> Iterator[str]:

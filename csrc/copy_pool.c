@@ -3,11 +3,11 @@
 
 #include <pthread.h>
 #include <sched.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <sys/mman.h>
 
 #include "kill_points.h"
+#include "threads.h"
 #include "wait.h"
 
 #define WORKERS_MAX (SHMT_COPY_THREADS_MAX - 1)
@@ -138,14 +138,10 @@ static void *work(void *argument) {
 static void start_worker(pool *p) {
     pthread_t thread;
     pthread_attr_t attributes;
-    sigset_t all, before;
     if (pthread_attr_init(&attributes) != 0) return;
     pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
     pthread_attr_setstacksize(&attributes, STACK_NBYTES);
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    p->full = pthread_create(&thread, &attributes, work, (void *)(uintptr_t)p->started) != 0;
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    p->full = shmt_thread_start(&thread, &attributes, work, (void *)(uintptr_t)p->started) != 0;
     pthread_attr_destroy(&attributes);
     if (p->full) return;
     pthread_setname_np(thread, "shmt-copy");

@@ -1,11 +1,11 @@
 #define _GNU_SOURCE
 #include "keeper.h"
 
-#include <signal.h>
 #include <stdlib.h>
 
 #include "cuda.h"
 #include "leases.h"
+#include "threads.h"
 #include "wait.h"
 
 #define NONE UINT32_MAX
@@ -33,8 +33,8 @@ typedef struct keeping {
 
 static pthread_mutex_t guard = PTHREAD_MUTEX_INITIALIZER;         /* of what follows */
 static keeping *arrivals;                                         /* attachments with leases that arrived */
-static uint64_t leases;                                           /* kept in all */
 static bool runs;
+static _Atomic uint64_t leases;                                   /* kept in all */
 static pthread_mutex_t capture_guard = PTHREAD_MUTEX_INITIALIZER; /* held while events are recorded */
 static int captures;
 static _Atomic uint32_t bell;
@@ -109,9 +109,7 @@ static void finish(keeping *own) {
     for (uint32_t e = own->waiting_head; e != NONE;) {
         kept *at = &own->entries[e];
         uint32_t length = at->waiting, generation = at->generation, next = at->waiting_next;
-        pthread_mutex_lock(&guard);
         leases -= length;
-        pthread_mutex_unlock(&guard);
         for (uint32_t i = 0; i < length; i++) shmt_lease_finish(attachment, e, generation);
         e = next;
     }
@@ -182,11 +180,7 @@ static bool start(void) {
         watched = true;
     }
     pthread_t thread;
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_BLOCK, &all, &before);
-    bool started = pthread_create(&thread, NULL, keep_until_stopped, NULL) == 0;
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    bool started = shmt_thread_start(&thread, NULL, keep_until_stopped, NULL) == 0;
     if (started) pthread_detach(thread);
     return started;
 }
@@ -203,11 +197,10 @@ void shmt_keeper_stop(void) {
 shmt_status shmt_keep(shmt_attachment *attachment) {
     shmt_status status = shmt_check(attachment);
     if (status != SHMT_OK || atomic_load(&attachment->defer)) return status;
-    keeping *own = malloc(sizeof *own + attachment->entries_length * sizeof *own->entries);
+    keeping *own = calloc(1, sizeof *own + attachment->entries_length * sizeof *own->entries);
     if (!own) return SHMT_NO_MEMORY;
     own->attachment = attachment;
     own->arrived_head = own->waiting_head = NONE;
-    for (uint32_t e = 0; e < attachment->entries_length; e++) own->entries[e] = (kept){0};
     pthread_mutex_lock(&guard);
     runs = runs || start();
     bool running = runs;
@@ -241,9 +234,4 @@ void shmt_capturing(int change) {
     ring();
 }
 
-uint64_t shmt_kept(void) {
-    pthread_mutex_lock(&guard);
-    uint64_t now = leases;
-    pthread_mutex_unlock(&guard);
-    return now;
-}
+uint64_t shmt_kept(void) { return leases; }

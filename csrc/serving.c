@@ -5,7 +5,6 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdlib.h>
@@ -18,6 +17,7 @@
 
 #include "kill_points.h"
 #include "layout.h"
+#include "threads.h"
 
 #define PATIENCE_MS 100
 #define IDLE_SLICE_MS 1000
@@ -135,12 +135,8 @@ shmt_status shmt_serving_start(shmt_serving *serving, int listener, const char *
     if (serving->runs || strlen(path) >= sizeof serving->path) return SHMT_CORRUPT;
     if (!own(&serving->listener, fcntl(listener, F_DUPFD_CLOEXEC, 3))) return SHMT_SYSTEM;
     strcpy(serving->path, path);
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_BLOCK, &all, &before); /* signals belong to the application's threads */
-    errno = pthread_create(&serving->thread, NULL, serve, serving);
+    errno = shmt_thread_start(&serving->thread, NULL, serve, serving);
     serving->runs = errno == 0;
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
     return serving->runs ? SHMT_OK : SHMT_SYSTEM;
 }
 

@@ -4,9 +4,8 @@
  * died. While tickets are open the thread looks every 50 ms, and at once when its row's bell is rung (a
  * writer without room, an acknowledgement while one waits). It never touches Python. */
 #define _GNU_SOURCE
-#include <signal.h>
-
 #include "kill_points.h"
+#include "threads.h"
 #include "tickets.h"
 #include "wait.h"
 
@@ -49,11 +48,7 @@ void shmt_settler_start(shmt_attachment *attachment) {
         }
         return;
     }
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_BLOCK, &all, &before); /* signals belong to the application's threads */
-    attachment->settler_runs = pthread_create(&attachment->settler, NULL, settle_until_stopped, attachment) == 0;
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    attachment->settler_runs = shmt_thread_start(&attachment->settler, NULL, settle_until_stopped, attachment) == 0;
 }
 
 bool shmt_settler_retire(shmt_attachment *attachment) {

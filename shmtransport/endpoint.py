@@ -118,8 +118,7 @@ class Endpoint:
         if device is not None:
             return self.open_all([sent], device=device, stream=stream)[0]
         attachment = self.attachment
-        if _HAS_CUDA and attachment.unregistered:
-            register(attachment)
+        register(attachment)
         if not isinstance(sent, (Handle, Inline)):
             sent = _parse(sent)
         return tensors.from_inline(sent) if isinstance(sent, Inline) else _open(attachment, sent)
@@ -235,7 +234,9 @@ def _open(attachment: Attachment, handle: Handle) -> Tensor:
 
 
 def register(attachment: Attachment) -> None:
-    """`cuda.register`, in a process that uses CUDA and does not capture a graph just now."""
+    """`cuda.register` what is not yet, in a process that uses CUDA and does not capture a graph just now."""
+    if not _HAS_CUDA or not attachment.unregistered:
+        return
     if torch.cuda.is_initialized() and not torch.cuda.is_current_stream_capturing():  # type: ignore[no-untyped-call]
         from shmtransport import cuda
 

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -82,6 +83,15 @@ def with_shared_memory(options: str) -> list[str]:
     namespaces = ["--mount"] if os.geteuid() == 0 else ["--user", "--map-root-user", "--mount"]
     mount = 'mount -t tmpfs -o "$0" tmpfs /dev/shm && exec "$@"'
     return [unshare, *namespaces, "sh", "-c", mount, options]
+
+
+def compile_c(*arguments: str | Path, cwd: Path | None = None) -> None:
+    """Runs the C compiler; the test fails, showing what it printed, if that reports an error."""
+    command = [*shlex.split(os.environ.get("CC", "cc")), *arguments]
+    done = subprocess.run(
+        command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, f"{shlex.join(map(str, command))}\n{done.stdout}"
 
 
 def wait_until(condition: Callable[[], bool], timeout_s: float = 5.0) -> None:

@@ -14,8 +14,8 @@
  * breakpoint at the address of theirs, as many times as the instruction was there before: a stop costs two switches
  * between processes, and stepping to each k would take a stop for each instruction before it. A child whose way is
  * another one ends without having been killed and is replaced by another, RETRIES times; instructions at which nobody
- * could be killed even so are counted, and must be few. Instructions that have been passed at most DENSE times all get their child; of the others, in a loop over all
- * tickets, one in STRIDE.
+ * could be killed even so are counted, and must be few. Instructions that have been passed at most DENSE times all get
+ * their child; of the others, in a loop over all tickets, one in STRIDE.
  *
  * Prints one line of JSON. x86-64, Linux.
  */

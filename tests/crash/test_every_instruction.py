@@ -6,16 +6,14 @@ tickets, are sampled: one in STRIDE, beginning at a place that the seed decides.
 """
 
 import json
-import os
 import random
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from shmtransport.config import BACKINGS, BackingName
-from tests.support import ROOT
+from tests.support import ROOT, compile_c
 
 DENSE = 64
 STRIDE = 97
@@ -26,10 +24,8 @@ FLAGS = "-std=gnu11 -O2 -g -Wall -Wextra -Werror -pthread -rdynamic -Wl,-z,now".
 def steps(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The program, made of steps*.c and the core's own sources."""
     program = tmp_path_factory.mktemp("steps") / "steps"
-    compiler = shutil.which(os.environ.get("CC", "cc"))
-    assert compiler is not None
     sources = sorted([*(ROOT / "csrc").glob("*.c"), *(ROOT / "tests" / "crash").glob("*.c")])
-    subprocess.run([compiler, *FLAGS, f"-I{ROOT / 'csrc'}", *sources, "-o", program], check=True)
+    compile_c(*FLAGS, "-I", ROOT / "csrc", *sources, "-o", program)
     return program
 
 

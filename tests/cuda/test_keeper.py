@@ -3,9 +3,6 @@
 Each test is a process of its own: a process has one driver.
 """
 
-import os
-import shutil
-import subprocess
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
@@ -14,14 +11,15 @@ from typing import TypeAlias
 import pytest
 
 from shmtransport import Ring
-from tests.support import ROOT, run_python
+from tests.support import ROOT, compile_c, run_python
 
 Run: TypeAlias = Callable[[str], str]
 
 PRELUDE = """
-    import ctypes, gc, os, sys, time
+    import ctypes, functools, gc, os, sys, time
     import torch
     from shmtransport import Ring, Reader, _core, cuda
+    from tests.support import wait_until
 
     class Tell(ctypes.Structure):
         _fields_ = [(name, ctypes.c_int32) for name in (
@@ -34,11 +32,7 @@ PRELUDE = """
     assert _core.cuda_load(sys.argv[1]) is None
     cuda._announce_captures = lambda: None  # a torch without CUDA has no graphs to announce
 
-    def until(holds, seconds=20):
-        end = time.monotonic() + seconds
-        while not holds():
-            assert time.monotonic() < end, "not so after %s s" % seconds
-            time.sleep(0.001)
+    until = functools.partial(wait_until, timeout_s=20)
 
     def never(holds, seconds=0.2):
         end = time.monotonic() + seconds
@@ -61,10 +55,8 @@ RING = """
 def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """driver.c as a library."""
     library = tmp_path_factory.mktemp("driver") / "libcuda.so.1"
-    compiler = shutil.which(os.environ.get("CC", "cc"))
-    assert compiler is not None
     flags = "-std=gnu11 -O1 -g -Wall -Wextra -Werror -fPIC -shared".split()
-    subprocess.run([compiler, *flags, ROOT / "tests" / "cuda" / "driver.c", "-o", library], check=True)
+    compile_c(*flags, ROOT / "tests" / "cuda" / "driver.c", "-o", library)
     return library
 
 

@@ -10,7 +10,6 @@ import contextlib
 import ctypes
 import functools
 import os
-import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from pathlib import Path
 import posix_ipc
 
 from shmtransport import _core
+from tests.support import compile_c
 
 SOURCE = Path(__file__).with_name("failing.c")
 PRELOAD = "LD_PRELOAD"
@@ -27,12 +27,8 @@ _ACTION = ctypes.CFUNCTYPE(None)
 def build(folder: Path) -> Path:
     """The shared library, compiled into ``folder``."""
     library = folder / "failing.so"
-    compiler = os.environ.get("CC", "cc")
     options = "-std=gnu11 -O2 -g -Wall -Wextra -Werror -shared -fPIC".split()
-    done = subprocess.run(
-        [compiler, *options, "-o", library, SOURCE, "-ldl"], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    compile_c(*options, "-o", library, SOURCE, "-ldl")
     return library
 
 

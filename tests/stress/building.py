@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from tests.support import ROOT
+from tests.support import ROOT, compile_c
 
 Form = Literal["thread", "address"]
 Numbers = dict[str, int | float]
@@ -43,19 +43,6 @@ OPTIONS = {
 }
 
 
-def compiler(*arguments: str | Path, cwd: Path) -> None:
-    done = subprocess.run(
-        [*shlex.split(os.environ.get("CC", "cc")), *arguments],
-        cwd=cwd,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, f"{shlex.join(map(str, arguments))}\n{done.stdout}"
-
-
 @dataclass(frozen=True)
 class Change:
     """Another text in one file of the core."""
@@ -79,17 +66,17 @@ def build(form: Form) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     sources = [path for path in (ROOT / "csrc").glob("*.c") if path.name not in LEFT_OUT[form]]
     sources += [path for path in (ROOT / "tests" / "stress").glob("*.c") if path.name not in LEFT_OUT[form]]
-    compiler(*COMPILE[form].split(), "-I", ROOT / "csrc", "-c", *sources, cwd=folder)
-    compiler(*LINK[form].split(), *(f"{path.stem}.o" for path in sources), "-o", "stress", cwd=folder)
+    compile_c(*COMPILE[form].split(), "-I", ROOT / "csrc", "-c", *sources, cwd=folder)
+    compile_c(*LINK[form].split(), *(f"{path.stem}.o" for path in sources), "-o", "stress", cwd=folder)
     return folder / "stress"
 
 
 def build_changed(form: Form, change: Change, folder: Path) -> Path:
     """The program with ``change``, in ``folder``; after `build`."""
     changed = change.write(folder)
-    compiler(*COMPILE[form].split(), "-I", ROOT / "csrc", "-c", changed, cwd=folder)
+    compile_c(*COMPILE[form].split(), "-I", ROOT / "csrc", "-c", changed, cwd=folder)
     objects = [path for path in (FOLDER / form).glob("*.o") if path.stem != changed.stem]
-    compiler(*LINK[form].split(), *objects, changed.with_suffix(".o"), "-o", "stress", cwd=folder)
+    compile_c(*LINK[form].split(), *objects, changed.with_suffix(".o"), "-o", "stress", cwd=folder)
     return folder / "stress"
 
 
