@@ -10,7 +10,8 @@ General layout (imports only go down; tests/meta/test_layers.py holds it):
     L4  ring, reader, endpoint                         the two ends of a ring, and what they share
         channel, asyncio, exchange                     objects over a socket, and the conversation behind them
         statistics                                     who holds what
-    L3  tensors, dtypes, handles, codec, messages      payloads: torch and numpy, wire formats
+    L3  tensors, rejoining, dtypes                     payloads: torch and numpy
+        handles, codec, messages                       wire formats
     L2  attachment, copying, cuda                      faces of the C core: a process's place in a ring, copies, GPUs
     L1  segment, layout, host, _core (csrc/)           named shared memory, the law of the bytes, the core
     L0  errors, config                                 words

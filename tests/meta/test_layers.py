@@ -24,7 +24,7 @@ LAYERS = (
     {"errors", "config"},
     {"_core", "host", "layout", "segment"},
     {"attachment", "copying", "cuda"},
-    {"dtypes", "tensors", "handles", "codec", "messages"},
+    {"dtypes", "tensors", "rejoining", "handles", "codec", "messages"},
     {"endpoint", "ring", "reader", "exchange", "channel", "asyncio", "statistics"},
     {"__init__", "__main__", "cli", "demo", "demo_vllm", "testing", "adapters"},
 )

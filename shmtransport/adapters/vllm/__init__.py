@@ -18,13 +18,14 @@ processes. It wraps a few methods of vLLM and does nothing else; docs/vllm.md sa
     core        handles in the EngineCore's decoder, errors of one request
     forwarding  handles in what the EngineCore sends to its workers
     worker      handles in a worker
+    merging     a batch in a worker without a copy
     returning   handles in outputs, back to the frontend
     leaving     removing names that killed processes leave
 """
 
 from typing import Final
 
-from shmtransport.adapters.vllm import core, encoding, forwarding, frontend
+from shmtransport.adapters.vllm import core, encoding, forwarding, frontend, merging
 from shmtransport.adapters.vllm.seams import Patches, logger
 from shmtransport.adapters.vllm.settings import Settings
 from shmtransport.errors import ConfigError
@@ -51,7 +52,6 @@ def register() -> None:
         return
     if settings.log_level is not None:
         logger.setLevel(settings.log_level)
-    _patches.append(
-        Patches((*frontend.modules(settings), core.module(settings), forwarding.module(), encoding.module()))
-    )
+    modules = (core.module(settings), forwarding.module(), encoding.module(), merging.module())
+    _patches.append(Patches((*frontend.modules(settings), *modules)))
     _patches[0].apply()

@@ -7,6 +7,7 @@ cut: items are merged again by joining what they hold.
 """
 
 import dataclasses
+import inspect
 from collections.abc import Iterable
 from functools import cache
 from typing import Any, Final
@@ -33,8 +34,8 @@ def forget_slices(elements: Iterable[Any]) -> None:
 @cache
 def _merges_without_slices(kind: type) -> bool:
     """Whether merging items does not read the slices by which they were cut, in this release."""
-    methods = [getattr(kind, name, None) for name in _MERGING]
+    methods: list[Any] = [getattr(kind, name, None) for name in _MERGING]
     return dataclasses.is_dataclass(kind) and all(
         code is not None and _SLICES not in code.co_names
-        for code in (getattr(method, "__code__", None) for method in methods)
+        for code in (getattr(inspect.unwrap(method), "__code__", None) for method in methods)
     )
