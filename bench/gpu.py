@@ -8,7 +8,8 @@ Read this first:
   they can be used on the device by another process: put, one message of handles, one DMA each. Beside it the way of
   vLLM's direct_rpc: each tensor a ZMQ frame that is not copied, a view of the frame, `pin_memory()`, DMA. The floor is
   the copy into the ring alone plus the DMA from pinned memory alone, medians of the same run.
-* Medians, by turns, after rounds that do not count. Sums of what arrived are compared with what was sent.
+* Medians, by turns, in another order each time, after rounds that do not count. Sums of what arrived are compared with
+  what was sent.
 
     python bench/gpu.py                the table; a minute
     python bench/gpu.py --json         one list and nothing else
@@ -20,13 +21,13 @@ Exit status 1 if other bytes came than were sent.
 import argparse
 import json
 import os
+import random
 import secrets
 import statistics
 import subprocess
 import sys
 import time
 import warnings
-from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,8 @@ SIZES = tuple(payloads.BY_NAME[name] for name in ("1 MB", "9.6 MB", "64 MB", "48
 IMAGES = payloads.BY_NAME["100 x 4.8 MB"]
 RING_NBYTES = IMAGES.nbytes + (64 << 20)
 COPIED_NBYTES = 1 << 30
+ROUNDS_NBYTES = 100 << 20
+"""Smaller tensors are copied in more rounds."""
 OWN, FRAMES = "shmtransport", "frames, pinned"
 
 
@@ -213,10 +216,9 @@ class Engine:
         rates: dict[str, list[float]] = {name: [] for name in memories}
         issues: dict[str, list[float]] = {name: [] for name in memories}
         right = True
-        for number in range(rounds + 2):
-            names = deque(memories)
-            names.rotate(number)
-            for name in names:
+        order = random.Random(0)  # whoever always came behind the same one would pay for what that one leaves behind
+        for _ in range(max(rounds, ROUNDS_NBYTES // ring.nbytes) + 2):
+            for name in order.sample(list(memories), len(memories)):
                 memory = memories[name]
                 gbps, issue_us = timed(lambda: there.copy_(memory, non_blocking=True), times, ring.nbytes)  # noqa: B023
                 rates[name].append(gbps)

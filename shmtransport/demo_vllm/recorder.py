@@ -1,13 +1,14 @@
 """A plugin of vLLM that writes down when each request's pixels reach the EngineCore and its workers.
 
 It looks on from outside, with shmtransport's own plugin on or off. `install` makes a folder from which vLLM
-loads it; `environment` says where it writes. In each process it wraps two methods of vLLM, and of the queue
+loads it; `environment` says where it writes. In each process it wraps three methods of vLLM, and of the queue
 between EngineCore and workers only the objects that are in use, over whatever the classes hold: what
 shmtransport does is counted in.
 """
 
 import functools
 import hashlib
+import inspect
 import os
 import time
 import weakref
@@ -18,13 +19,17 @@ from typing import Any, Final
 
 import torch
 
-from shmtransport.demo_vllm.records import Decoded, Event, Passed, Received, append
+from shmtransport.demo_vllm.records import Decoded, Event, Merged, Passed, Received, append
 
 RECORD: Final = "SHMTRANSPORT_RECORD"
 """The environment variable that names the file to write to. Without it nothing is wrapped."""
 
 DIGESTS: Final = "SHMTRANSPORT_RECORD_DIGESTS"
-"""Set to 1: pixels are hashed, which takes longer than moving them, but within none of the times recorded."""
+"""The environment variable that names a file: while it is there, pixels are hashed, which takes longer than moving
+them, but within none of the times recorded here."""
+
+MERGED_NBYTES: Final = 1 << 16
+"""Merged tensors below that are not written down: sizes and the like."""
 
 _NAME: Final = "shmtransport-recorder"
 _registered: Final[list[bool]] = []
@@ -51,8 +56,21 @@ def environment(
         **{name: value for name, value in inherited.items() if name != "VLLM_PLUGINS"},
         "PYTHONPATH": os.pathsep.join(search_path),
         RECORD: str(record),
-        DIGESTS: "1" if digests else "0",
+        DIGESTS: str(_switched(record.with_suffix(".digests"), digests)),
     }
+
+
+def switch_digests(on: bool) -> None:
+    """Says in any process of that environment whether pixels are to be hashed from now on."""
+    _switched(Path(os.environ[DIGESTS]), on)
+
+
+def _switched(file: Path, on: bool) -> Path:
+    if on:
+        file.touch()
+    else:
+        file.unlink(missing_ok=True)
+    return file
 
 
 def register() -> None:
@@ -60,10 +78,13 @@ def register() -> None:
     if _registered or RECORD not in os.environ:
         return
     _registered.append(True)
+    from vllm.multimodal import inputs
     from vllm.v1.engine.core import EngineCore
     from vllm.v1.executor.multiproc_executor import WorkerProc
 
     preprocess, busy_loop = EngineCore.preprocess_add_request, WorkerProc.worker_busy_loop
+    reduce, to_device = inputs.BaseMultiModalField.reduce_data, inputs._nested_tensors_h2d
+    pins_last = "pin_memory" in inspect.signature(to_device).parameters  # from 0.32 on
 
     @functools.wraps(preprocess)  # shmtransport looks at its signature
     def preprocess_add_request(core: Any, request: Any) -> Any:
@@ -77,12 +98,34 @@ def register() -> None:
         _watch_receiver(worker.rpc_broadcast_mq, worker.rank)
         return busy_loop(worker)
 
+    @functools.wraps(reduce)
+    def reduce_data(field: Any, elems: Any, *, device: Any = None, pin_memory: bool = False) -> Any:
+        if device is None or field.keep_on_cpu:
+            return reduce(field, elems, device=device, pin_memory=pin_memory)
+        begun_s = time.monotonic()
+        merged = reduce(field, elems, pin_memory=pin_memory)
+        merged_s = time.monotonic()
+        there = to_device(merged, device=device, **({"pin_memory": pin_memory} if pins_last else {}))
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            torch.cuda.current_stream().synchronize()
+        _write_merged(there, begun_s, merged_s, time.monotonic())
+        return there
+
+    inputs.BaseMultiModalField.reduce_data = reduce_data
     EngineCore.preprocess_add_request = preprocess_add_request
     WorkerProc.worker_busy_loop = worker_busy_loop
 
 
 def _write(event: Event) -> None:
     append(Path(os.environ[RECORD]), event)
+
+
+def _write_merged(there: Any, begun_s: float, merged_s: float, copied_s: float) -> None:
+    nbytes = sum(tensor.nbytes for tensor in _tensors_in(there))
+    if nbytes >= MERGED_NBYTES:
+        rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+        found = digest(there) if _hashes() else None
+        _write(Merged(rank, merged_s, nbytes, merged_s - begun_s, copied_s - merged_s, found))
 
 
 def _decoded(request: Any, decoded_s: float) -> Decoded:
@@ -196,7 +239,7 @@ def _items(request: Any) -> list[Any]:
 
 
 def _hashes() -> bool:
-    return os.environ.get(DIGESTS) == "1"
+    return Path(os.environ[DIGESTS]).exists()
 
 
 def pixel_digests(items: Sequence[Any]) -> list[str]:

@@ -50,8 +50,22 @@ class Received(msgspec.Struct, frozen=True, tag="received"):
     """Of each request that has some SHA-256 of its embeddings; empty as above."""
 
 
-Event: TypeAlias = Decoded | Passed | Received
-AnyEvent = TypeVar("AnyEvent", Decoded, Passed, Received)
+class Merged(msgspec.Struct, frozen=True, tag="merged"):
+    """Who runs the model has merged a step's items and has them on its device."""
+
+    rank: int
+    merged_s: float
+    nbytes: int
+    merge_seconds: float
+    """Making one tensor of them, pinned if vLLM asks for it."""
+    copy_seconds: float
+    """From there until the device has it."""
+    digest: str | None
+    """SHA-256 of what the device has; None unless digests were asked for."""
+
+
+Event: TypeAlias = Decoded | Passed | Received | Merged
+AnyEvent = TypeVar("AnyEvent", Decoded, Passed, Received, Merged)
 
 
 def append(path: Path, event: Event) -> None:
@@ -66,7 +80,7 @@ def append(path: Path, event: Event) -> None:
 def read(path: Path) -> list[Event]:
     """All events, in the order in which they were written; none if nothing was."""
     lines = path.read_bytes().splitlines() if path.exists() else []
-    return [msgspec.json.decode(line, type=Decoded | Passed | Received) for line in lines]
+    return [msgspec.json.decode(line, type=Decoded | Passed | Received | Merged) for line in lines]
 
 
 def of_kind(events: list[Event], kind: type[AnyEvent]) -> Iterator[AnyEvent]:

@@ -7,6 +7,7 @@ their shape, up to 672x672 pixels; of Gemma 3 each becomes 896x896 pixels and on
 """
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from transformers import (
@@ -28,7 +29,6 @@ QWEN_IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
 QWEN_MARKS = ["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>", "<|vision_pad|>"]
 QWEN_PIXELS = {"shortest_edge": 56 * 56, "longest_edge": 672 * 672}
 GEMMA_MARKS = {"image_token": "<image_soft_token>", "boi_token": "<start_of_image>", "eoi_token": "<end_of_image>"}
-GEMMA_TOKENS_PER_SIDE = 4
 TEXT = {
     "hidden_size": 128,
     "intermediate_size": 256,
@@ -89,35 +89,42 @@ def make_qwen2_5_vl(folder: Path) -> None:
     config.save_pretrained(folder)
 
 
-def make_gemma3(folder: Path) -> None:
+GEMMA_TEXT = {**TEXT, "head_dim": 64, "sliding_window": 4096, "query_pre_attn_scalar": 64}
+GEMMA_VISION = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "patch_size": 56,
+}
+
+
+def make_gemma3(
+    folder: Path,
+    text: Mapping[str, object] = GEMMA_TEXT,
+    vision: Mapping[str, object] = GEMMA_VISION,
+    tokens_per_side: int = 4,
+    dtype: str = "float32",
+) -> None:
+    """Without weights. The vocabulary is the tokenizer's, unless ``text`` says its size."""
     newlines = ["\n" * number for number in (1, 2, 3, 4)]  # vLLM looks these up as whole tokens
     tokenizer = tokenizer_with([*GEMMA_MARKS.values(), *newlines], extra_special_tokens=GEMMA_MARKS)
-    tokens = GEMMA_TOKENS_PER_SIDE**2
+    tokens = tokens_per_side**2
     Gemma3Processor(
         image_processor=Gemma3ImageProcessor(size={"height": 896, "width": 896}, image_seq_length=tokens),
         tokenizer=tokenizer,
         image_seq_length=tokens,
         chat_template=TEMPLATE.replace("<image>\n", GEMMA_MARKS["boi_token"]),
     ).save_pretrained(folder)
-    text = Gemma3TextConfig(**TEXT, **vocabulary(tokenizer), head_dim=64, sliding_window=4096, query_pre_attn_scalar=64)
-    vision = SiglipVisionConfig(
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        image_size=896,
-        patch_size=56,
-        vision_use_head=False,
-    )
     config = Gemma3Config(
-        text_config=text.to_dict(),
-        vision_config=vision.to_dict(),
+        text_config=Gemma3TextConfig(**{**vocabulary(tokenizer), **text}).to_dict(),
+        vision_config=SiglipVisionConfig(image_size=896, vision_use_head=False, **vision).to_dict(),
         mm_tokens_per_image=tokens,
         boi_token_index=tokenizer.convert_tokens_to_ids(GEMMA_MARKS["boi_token"]),
         eoi_token_index=tokenizer.convert_tokens_to_ids(GEMMA_MARKS["eoi_token"]),
         image_token_index=tokenizer.convert_tokens_to_ids(GEMMA_MARKS["image_token"]),
     )
-    config.architectures, config.dtype = ["Gemma3ForConditionalGeneration"], "float32"
+    config.architectures, config.dtype = ["Gemma3ForConditionalGeneration"], dtype
     config.save_pretrained(folder)
 
 
