@@ -9,7 +9,7 @@ Read this first:
   parallelism 2). Pin: the worker merging a step's images into one pinned tensor. Copy: from there until the device has
   it. The share is that of all five in the request, preprocessing and model counted in.
 * The recorder makes a worker wait for the copy to the device before the encoder is started, with the plugin off and on.
-* Off and on run one after the other, in an engine each; the digests are compared between them.
+* On and off run one after the other, in an engine each; the digests are compared between them.
 
     python bench/gpu_vllm.py                                    one GPU
     python bench/gpu_vllm.py --tensor-parallel 2 --json         one list and nothing else
@@ -98,7 +98,7 @@ def served(folder: Path, options: argparse.Namespace, *, plugin: bool) -> tuple[
 def rows(folder: Path, options: argparse.Namespace) -> Iterator[Row]:
     """For each number of images the plugin off, then on."""
     run(folder, "shape", "shape", options.shape, folder / "model", environment=os.environ)
-    found = {plugin: served(folder, options, plugin=plugin) for plugin in (False, True)}
+    found = {plugin: served(folder, options, plugin=plugin) for plugin in (True, False)}
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
 
     def samples(plugin: bool, measured: list[Measured], images: int) -> list[Sample]:

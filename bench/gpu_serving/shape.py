@@ -43,6 +43,7 @@ class Shape:
             "max_model_len": tokens,
             "max_num_batched_tokens": tokens,
             "limit_mm_per_prompt": {"image": most_images},
+            "gpu_memory_utilization": 0.5,  # the rest is for the encoder: all images of a request are one batch in it
             "seed": 0,
         }
 
