@@ -10,6 +10,7 @@ Rows = Mapping[str, Sequence[Row]]
 """By benchmark."""
 
 ONE, TEN = "9.6 MB", "10 x 9.6 MB"
+RATE, PLAIN = "ratio_to_pinned", "unregistered ring"
 LARGE_NBYTES = 1_000_000
 NO_RIVALS = ("shmtransport", "floor", "bare message")
 """What the names of those begin with that are not to be beaten."""
@@ -76,6 +77,30 @@ def slower_in_issue(way: str, times: int) -> Aim:
     return Aim(f"{max(table.IMAGES)} images: {way} takes at least {times} times as long as by handle", measure, times)
 
 
+def to_device(payload: str, way: str, key: str, to: str | None = None) -> Callable[[Rows], float | None]:
+    """A figure of `gpu.py`, or how many times that of the way ``to`` it is."""
+
+    def measure(rows: Rows) -> float | None:
+        found = {row["way"]: float(row[key]) for row in rows.get("gpu", ()) if row["payload"] == payload and key in row}
+        if way not in found or (to is not None and to not in found):
+            return None
+        return found[way] / (1 if to is None else found[to])
+
+    return measure
+
+
+def on_two_gpus(images: int, key: str, *, over_off: bool = False) -> Callable[[Rows], float | None]:
+    """Percent with the plugin on, of `gpu_vllm.py` with tensor parallelism 2; ``over_off``: how much less than off."""
+
+    def measure(rows: Rows) -> float | None:
+        found = {row["plugin"]: float(row[key]) for row in rows.get("gpu_vllm_tp2", ()) if row["images"] == images}
+        if not found:
+            return None
+        return 100 * (1 - found[True] / found[False]) if over_off else 100 * found[True]
+
+    return measure
+
+
 AIMS: Sequence[Aim] = (
     above_floor(ONE),
     above_floor(TEN),
@@ -89,6 +114,33 @@ AIMS: Sequence[Aim] = (
     slower("pickle over ZMQ", TEN, 30),
     Aim("in place: 482 MB take at most 1.2 times as long as 1 MB", growth_in_place, 1.2, at_least=False),
     *(slower_in_issue(way, times) for way, times in table.TARGETS.items()),
+    *(
+        Aim(f"to the GPU, {payload}: at least 0.97 of pinned memory's rate", to_device(payload, "ring", RATE), 0.97)
+        for payload in ("1 MB", "9.6 MB", "64 MB", "482 MB")
+    ),
+    Aim("to the GPU, 482 MB: at least 6 times the unregistered ring's", to_device("482 MB", "ring", "gbps", PLAIN), 6),
+    Aim(
+        "frontend to GPU, 100 images: at most 1.3 times the copy and the DMA alone",
+        to_device("100 x 4.8 MB", "shmtransport", "ratio_to_floor"),
+        1.3,
+        at_least=False,
+    ),
+    *(
+        Aim(
+            f"vLLM on two GPUs, {images} images: transport at most 3 % of the request",
+            on_two_gpus(images, "transport_share"),
+            3,
+            at_least=False,
+            unit=" %",
+        )
+        for images in (10, 50)
+    ),
+    Aim(
+        "vLLM on two GPUs, 10 images: the request is shorter by at least 12 %",
+        on_two_gpus(10, "request_seconds", over_off=True),
+        12,
+        unit=" %",
+    ),
 )
 
 

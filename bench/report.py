@@ -65,9 +65,9 @@ def results_in(folder: Path) -> dict[str, Result]:
     return {path.stem: Result(**json.loads(path.read_text())) for path in sorted(folder.glob("*.json"))}
 
 
-def caveats(name: str) -> str:
-    """The list under "Read this first" at the head of a benchmark's program, and nothing if there is none."""
-    program = ROOT / "bench" / f"{name}.py"
+def caveats(command: str) -> str:
+    """The list under "Read this first" at the head of the program that it runs, and nothing if there is none."""
+    program = ROOT / command.split()[0]
     docstring = ast.get_docstring(ast.parse(program.read_text())) if program.exists() else None
     _, _, rest = (docstring or "").partition("Read this first:\n")
     return rest.partition("\n\n")[0] + "\n" if rest else ""
@@ -210,7 +210,7 @@ def report(results: Results, remarks: str) -> str:
         parts += [remarks]
     for name, (title, section) in SECTIONS.items():
         if name in results:
-            parts += [f"## {title}\n", caveats(name), results[name].facts(), *section(results[name])]
+            parts += [f"## {title}\n", caveats(results[name].command), results[name].facts(), *section(results[name])]
     return "\n".join(filter(None, parts))
 
 

@@ -99,7 +99,7 @@ def register() -> None:
         return busy_loop(worker)
 
     @functools.wraps(reduce)
-    def reduce_data(field: Any, elems: Any, *, device: Any = None, pin_memory: bool = False) -> Any:
+    def merge(field: Any, elems: Any, *, device: Any = None, pin_memory: bool = False) -> Any:
         if device is None or field.keep_on_cpu:
             return reduce(field, elems, device=device, pin_memory=pin_memory)
         begun_s = time.monotonic()
@@ -111,7 +111,7 @@ def register() -> None:
         _write_merged(there, begun_s, merged_s, time.monotonic())
         return there
 
-    inputs.BaseMultiModalField.reduce_data = reduce_data
+    setattr(inputs.BaseMultiModalField, reduce.__name__, merge)
     EngineCore.preprocess_add_request = preprocess_add_request
     WorkerProc.worker_busy_loop = worker_busy_loop
 

@@ -50,6 +50,17 @@ def brought(way: str, images: int, seconds: float, ratio: float) -> Row:
     }
 
 
+def copied(way: str, gbps: float) -> Row:
+    ratio = {"ratio_to_pinned": gbps / 50}
+    return {"what": "host to device", "device": "a card", "payload": "482 MB", "way": way, "gbps": gbps, **ratio}
+
+
+def served(images: int, plugin: bool, request_seconds: float, transport_share: float) -> Row:
+    facts = {"vllm": "0.26.0", "device": "a card", "images": images, "plugin": plugin, "payload_nbytes": 1}
+    times = {"hop1_seconds": 0.25, "request_seconds": request_seconds}
+    return {**facts, **times, "transport_share": transport_share, "verified": True}
+
+
 ROWS: dict[str, list[Row]] = {
     "compare": [
         compared("shmtransport", "9.6 MB", 2.0),
@@ -72,14 +83,19 @@ ROWS: dict[str, list[Row]] = {
         {"experiment": "tail", "subject": "vLLM", "load_mb": 96, "p99_us": 12345.6, "late": True},
         {"experiment": "readers", "subject": "shmtransport", "readers": 8, "gbps": 9.5},
     ],
+    "gpu": [copied("pinned", 50.0), copied("ring", 48.0), copied("unregistered ring", 8.0)],
+    "gpu_vllm_tp2": [served(10, False, 2.0, 0.25), served(10, True, 1.5, 0.02)],
 }
+PROGRAMS = {"gpu_vllm_tp2": "gpu_vllm"}
+"""Of those results that are not called as the program is."""
 
 
 @pytest.fixture
 def results(tmp_path: Path) -> Path:
-    facts = {"machine": "a machine", "date": "2026-01-02", "versions": {"torch": "2.0"}, "command": "bench/x.py --json"}
+    facts = {"machine": "a machine", "date": "2026-01-02", "versions": {"torch": "2.0"}}
     for name, rows in ROWS.items():
-        (tmp_path / f"{name}.json").write_text(record.as_text(facts, rows))
+        command = f"bench/{PROGRAMS.get(name, name)}.py --json"
+        (tmp_path / f"{name}.json").write_text(record.as_text({**facts, "command": command}, rows))
     return tmp_path
 
 
@@ -103,13 +119,22 @@ def test_without_results_nothing_is_written(tmp_path: Path) -> None:
 
 
 def test_the_report_says_the_machine_the_date_the_versions_and_how_to_run_it_again(results: Path) -> None:
-    assert markdown(results).count("a machine; 2026-01-02; torch 2.0. `python bench/x.py --json`") == len(ROWS)
+    text = markdown(results)
+    assert text.count("a machine; 2026-01-02; torch 2.0. `python bench/") == len(ROWS)
+    assert text.count("`python bench/gpu_vllm.py --json`") == 1
 
 
 def test_what_a_program_says_first_comes_before_its_figures(results: Path) -> None:
     text = markdown(results)
     section = text[text.index("## One request from process to process") :]
     assert section.index("* Timed is one request") < section.index("| iceoryx2 |")
+
+
+def test_what_a_program_says_first_is_found_by_the_command(results: Path) -> None:
+    text = markdown(results)
+    section = text[text.index("## Real vLLM on two GPUs") :]
+    assert section.index("* Gemma 3 in the shape") < section.index("### a card, vLLM 0.26.0")
+    assert "| 10 | yes | 1 | 250 | 1,500 | 2.0 % | yes |\n" in section
 
 
 def test_a_rival_that_was_not_measured_is_named_with_the_reason(results: Path) -> None:
@@ -137,6 +162,10 @@ def test_an_aim_is_reached_or_missed_by_what_was_measured_and_left_out_without()
         "in place: 482 MB take at most 1.2 times as long as 1 MB": ("1.1", "reached"),
         "100 images: v0.8.3 takes at least 40 times as long as by handle": ("44", "reached"),
         "100 images: vLLM today takes at least 5 times as long as by handle": ("4", "**missed**"),
+        "to the GPU, 482 MB: at least 0.97 of pinned memory's rate": ("0.96", "**missed**"),
+        "to the GPU, 482 MB: at least 6 times the unregistered ring's": ("6", "reached"),
+        "vLLM on two GPUs, 10 images: transport at most 3 % of the request": ("2 %", "reached"),
+        "vLLM on two GPUs, 10 images: the request is shorter by at least 12 %": ("25 %", "reached"),
         "every rival, 1 MB and more: takes longer": ("1.2", "reached"),
     }
 
