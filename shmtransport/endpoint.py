@@ -8,7 +8,7 @@ import torch
 
 from shmtransport import _core, statistics, tensors
 from shmtransport.attachment import Attachment
-from shmtransport.errors import ClosedError, ConfigError, ForkedError, HandleError, SegmentError
+from shmtransport.errors import ClosedError, ConfigError, ForkedError, HandleError, SegmentError, UnsupportedTypeError
 from shmtransport.handles import HANDLE_MAGIC, INLINE_MAGIC, KIND_TORCH, Handle, Inline
 from shmtransport.layout import InlineReason, Status
 from shmtransport.tensors import Description, Tensor
@@ -106,7 +106,8 @@ class Endpoint:
 
         The lease ends when the last tensor or view over it has died, in any thread. Read-only mappings (a
         reader's default) look writable to torch; a write faults. Raises `HandleError` for anything damaged or
-        of another ring, `StaleHandleError` if the block was given back, `SegmentError` if it cannot be mapped.
+        of another ring, `StaleHandleError` if the block was given back, `SegmentError` if it cannot be mapped,
+        `UnsupportedTypeError` for what is no bytes at all.
 
         In a process that uses CUDA the first call registers the ring's memory for DMA. From then on
         ``tensor.to("cuda", non_blocking=True)`` is as fast and as asynchronous as from pinned memory, and a lease
@@ -268,7 +269,12 @@ def _as_torch(sent: Sent) -> Sendable:
 
 
 def _parse(wire: bytes | bytearray | memoryview) -> Sendable:
-    first = bytes(wire[:1])
+    try:
+        first = bytes(memoryview(wire)[:1])
+    except TypeError:
+        raise UnsupportedTypeError(
+            f"expected a Handle, an Inline or the bytes of one, got {type(wire).__qualname__}"
+        ) from None
     if first == bytes([HANDLE_MAGIC]):
         return Handle.from_bytes(wire)
     if first == bytes([INLINE_MAGIC]):

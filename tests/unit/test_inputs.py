@@ -213,3 +213,9 @@ def test_what_msgspec_knows_beyond_tensors_is_sent_as_msgspec_does(ring: Ring) -
     decoded = codec.Decoder().decode(body, frames, place)
     assert decoded == {"at": now, "set": [1], "none": None, "scalar": 0.5}
     assert decoded["scalar"].dtype == np.float32
+
+
+@pytest.mark.parametrize("sent", ["a handle", None, torch.ones(3)])
+def test_what_is_neither_a_handle_nor_bytes_is_an_error_that_says_so(ring: Ring, sent: Any) -> None:
+    with pytest.raises(UnsupportedTypeError, match=f"the bytes of one, got {type(sent).__name__}"):
+        ring.open(sent)
