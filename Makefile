@@ -83,7 +83,7 @@ crash-full: venv $(KILL_POINTS)  ## the same without leaving out an instruction 
 venv-vllm: $(VLLM_STAMP) $(CORE)  ## make .venv-vllm with vLLM's CPU build, or bring it up to date
 
 # Some fixtures serve whole models for minutes: what hangs is found later than elsewhere.
-test-vllm: venv-vllm  ## run the tests on real vLLM; half an hour
+test-vllm: venv-vllm  ## run the tests on real vLLM; twenty minutes
 	@$(VLLM_BIN)/python -m pytest -o faulthandler_timeout=1200 tests/vllm $(ARGS)
 
 test-vllm-releases: $(VLLM_RELEASES:%=.venv-vllm-%/.installed) $(CORE)  ## the same answers on other releases of vLLM; ten minutes and 4 GB each
