@@ -39,16 +39,12 @@ sys.path[:0] = [str(ROOT)]  # where Python was told to run this file it finds it
 from bench.gpu_serving.report import Row, Sample, Served  # noqa: E402
 from bench.machine import machine  # noqa: E402
 from shmtransport.demo_vllm import recorder, records  # noqa: E402
+from shmtransport.demo_vllm import run as demo  # noqa: E402
 from shmtransport.demo_vllm.messages import Measured  # noqa: E402
 from shmtransport.demo_vllm.processes import run_module  # noqa: E402
 
 TIMES = ("hop 1", "enqueue", "receive", "pin", "copy")
-ENVIRONMENT = {
-    "HF_HUB_OFFLINE": "1",
-    "VLLM_NO_USAGE_STATS": "1",
-    "VLLM_CPU_KVCACHE_SPACE": "1",
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-}
+ENVIRONMENT = {**demo.ENVIRONMENT, "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
 
 
 def say(text: str) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from tests.vllm.checkpoints import make_gemma3
+from tests.vllm.checkpoints import TEXT, make_gemma3
 
 IMAGE_MARK: Final = "<start_of_image>"
 
@@ -54,6 +54,7 @@ SHAPES: Final = {
         16,
         {
             "text": {
+                **TEXT,
                 "vocab_size": 262208,
                 "hidden_size": 3840,
                 "intermediate_size": 15360,
@@ -63,10 +64,6 @@ SHAPES: Final = {
                 "head_dim": 256,
                 "query_pre_attn_scalar": 256,
                 "sliding_window": 1024,
-                "max_position_embeddings": 131072,
-                "bos_token_id": 1,
-                "eos_token_id": 2,
-                "pad_token_id": 3,
             },
             "vision": {
                 "hidden_size": 1152,
