@@ -23,12 +23,14 @@ from tests.vllm.programs import TIMEOUT_S, Program, poll
 
 openai: Any = importlib.import_module("openai")  # comes with vLLM, and is not where types are checked
 MODEL = "llava-7b"
+ANSWER_TOKENS = 50_000
+"""Of an answer that a kill cuts short."""
 PHOTOGRAPHS = Path(skimage.data.__file__).parent
 SINGLE = ("-m", "vllm.entrypoints.openai.api_server", "--model")
 SERVE = ("-m", "tests.vllm.serve", "serve")
 """``vllm serve``; the other knows one API server only."""
 OPTIONS = (
-    "--served-model-name llava-7b --host 127.0.0.1 --enforce-eager --dtype float32 --max-model-len 4096 "
+    "--served-model-name llava-7b --host 127.0.0.1 --enforce-eager --dtype float32 --max-model-len 65536 "
     "--skip-mm-profiling --seed 0"
 ).split()
 
@@ -66,9 +68,13 @@ class Server(Program):
             return {"text": answered.message.content, "logprobs": answered.logprobs.model_dump()["content"]}
 
     def kill_while_it_answers(self, *parts: dict[str, Any]) -> str:
-        """Kills the frontend, which is the process itself, when the first token has come. The client's error."""
+        """Kills the frontend, which is the process itself, when the first token has come. The client's error.
+
+        It asks for so long an answer, minutes of it, that nothing delays the kill until the answer is over.
+        """
         with self._client() as client:
-            stream = client.chat.completions.create(**asking(parts), max_tokens=512, stream=True)
+            unending: dict[str, Any] = {"max_tokens": ANSWER_TOKENS, "extra_body": {"ignore_eos": True}}
+            stream = client.chat.completions.create(**asking(parts), **unending, stream=True)
             next(stream)
             self.process.kill()
             try:
