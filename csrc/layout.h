@@ -140,7 +140,8 @@ typedef struct shmt_row {
 
     /* Line 4: counters, single writer, relaxed. */
     _Atomic uint64_t copied_nbytes; /* of written_nbytes: copied by put, the rest was filled in place */
-    uint64_t reserved3[7];
+    _Atomic uint64_t copy_ns;       /* spent in these copies */
+    uint64_t reserved3[6];
 
     uint8_t reserved4[3 * SHMT_LINE_NBYTES];
 } shmt_row;
@@ -203,6 +204,7 @@ SHMT_AT(shmt_row, wait_ns, 176);
 SHMT_AT(shmt_row, revoked, 184);
 SHMT_AT(shmt_row, inline_transfers, 192);
 SHMT_AT(shmt_row, copied_nbytes, 256);
+SHMT_AT(shmt_row, copy_ns, 264);
 _Static_assert(sizeof(shmt_row) == 512, "a row is eight cache lines");
 
 SHMT_AT(shmt_entry, word, 0);

@@ -9,7 +9,7 @@ General layout (imports only go down; tests/meta/test_layers.py holds it):
     L5  this module, cli, demo, adapters.vllm          what people touch
     L4  ring, reader, endpoint                         the two ends of a ring, and what they share
         channel, asyncio, exchange                     objects over a socket, and the conversation behind them
-        statistics                                     who holds what
+        statistics, observing                          who holds what, from inside and from outside
     L3  tensors, rejoining, dtypes                     payloads: torch and numpy
         handles, codec, messages                       wire formats
     L2  attachment, copying, cuda                      faces of the C core: a process's place in a ring, copies, GPUs

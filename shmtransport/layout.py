@@ -18,6 +18,8 @@ NAME_NBYTES: Final = 32
 PAGE_NBYTES: Final = 4096
 ENTRY_NBYTES: Final = 64
 ENTRIES_OFFSET: Final = 0x87000
+LINE_NBYTES: Final = 64
+PAGED_BLOCK_NBYTES: Final = 65536
 BACKING_POSIX: Final = 1
 BACKING_MEMFD: Final = 2
 
@@ -44,6 +46,12 @@ class Status(IntEnum):
     NOT_JOINED = _core.CONSTANTS["NOT_JOINED"]
     NO_TICKET = _core.CONSTANTS["NO_TICKET"]
     UNMAPPABLE = _core.CONSTANTS["UNMAPPABLE"]
+
+
+def aligned_end(offset: int, nbytes: int) -> int:
+    """Where the next block may begin, behind one of ``nbytes`` at ``offset``."""
+    unit = PAGE_NBYTES if nbytes >= PAGED_BLOCK_NBYTES else LINE_NBYTES
+    return -(-(offset + nbytes) // unit) * unit
 
 
 def control_nbytes(entries: int) -> int:

@@ -143,8 +143,9 @@ class Ring(Endpoint):
         lease = self._allocate(description.nbytes)
         if lease is not None:
             core = self.attachment.core
+            began_ns = time.monotonic_ns()
             tensors.fill(lease, tensor, description, core.used_nbytes())
-            core.count_copied(description.nbytes)
+            core.count_copied(description.nbytes, time.monotonic_ns() - began_ns)
         return lease
 
     def _allocate(self, nbytes: int) -> _core.Lease | None:

@@ -1,12 +1,16 @@
 """What a ring is doing, read from its shared state: who holds what, what was moved, what went inline and why."""
 
 import time
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
 
 import msgspec
 
 from shmtransport import _core
 from shmtransport.attachment import Attachment
-from shmtransport.layout import WRITER, InlineReason
+from shmtransport.config import BackingName
+from shmtransport.layout import BACKING_MEMFD, WRITER, InlineReason, aligned_end
 
 
 class Process(msgspec.Struct, frozen=True):
@@ -25,15 +29,18 @@ class Process(msgspec.Struct, frozen=True):
     oldest_lease_s: float
     """Age of the oldest block it holds, since that block was written; 0 when it holds none."""
     unopened: int
-    """Handles that the process which asks has sent it, and that it has not opened yet."""
+    """Handles that the process which asks has sent it, and that it has not opened yet; in an observation, all that
+    living processes have sent it."""
     unopened_nbytes: int
-    """In their blocks, which the sender holds for it meanwhile."""
+    """In their blocks, which the sender holds for it meanwhile. Only the sender knows; 0 in an observation."""
     oldest_unopened_s: float
     """Age of the oldest of these blocks; 0 when there are none."""
     written_nbytes: int
     """In blocks it made: copied by ``put`` or filled in place after ``empty``."""
     copied_nbytes: int
     """Of these, copied by ``put``."""
+    copy_s: float
+    """Spent in these copies."""
     writes: int
     """Blocks it made."""
     shared: int
@@ -48,14 +55,24 @@ class Process(msgspec.Struct, frozen=True):
 
 
 class RingStatistics(msgspec.Struct, frozen=True):
-    """A snapshot of a ring. Counters only grow; a snapshot is not atomic across processes."""
+    """A snapshot of a ring. Counters only grow, each as long as its process has its place; a snapshot is not atomic
+    across processes. Sizes in bytes, times in seconds."""
 
     ring_id: str
+    backing: BackingName
+    age_s: float
+    """Since it was created, by the clock on the wall."""
     capacity_nbytes: int
     segments: int
+    reserved_nbytes: int
+    """In its segments: what it takes of the host's shared memory now."""
     used_nbytes: int
     """In blocks that somebody holds, without what was rounded up to pages."""
+    largest_free_nbytes: int
+    """The largest tensor for which there is room without growth."""
     blocks: int
+    entries: int
+    """Most blocks that it can have."""
     processes: list[Process]
 
     @property
@@ -97,29 +114,68 @@ def _holding(process: Process) -> str:
     return f"{who} {' and '.join(what)}"
 
 
+class Unopened(NamedTuple):
+    """What one process was sent and has not opened."""
+
+    handles: int
+    nbytes: int
+    oldest_ns: int
+    """When the oldest of their blocks was written, CLOCK_MONOTONIC; 0 if that is not known."""
+
+
 def read(attachment: Attachment) -> RingStatistics:
     """Reads the shared state; takes no lease and no lock."""
-    now_ns = time.monotonic_ns()
-    unopened = attachment.core.unopened()  # before the blocks: what they name is then there, or was opened since
+    sent = attachment.core.unopened()  # before the blocks: what they name is then there, or was opened since
     blocks = attachment.core.blocks()
-    processes = [_process(row, blocks, unopened, now_ns) for row in attachment.core.rows()]
+    return of(attachment.core.identity(), attachment.core.rows(), blocks, partial(_sent_to, sent, blocks))
+
+
+def of(
+    identity: "_core.Identity",
+    rows: "list[_core.Row]",
+    blocks: "list[_core.Block]",
+    unopened: Callable[[int], Unopened],
+) -> RingStatistics:
+    """From what the core says of a ring; ``unopened`` by index."""
+    ring_id, backing, entries, capacity_nbytes, _, created_ns, sizes = identity
+    now_ns = time.monotonic_ns()
     return RingStatistics(
-        ring_id=attachment.ring_id,
-        capacity_nbytes=attachment.capacity_nbytes,
-        segments=attachment.core.facts()[1],
+        ring_id=ring_id.hex(),
+        backing="memfd" if backing == BACKING_MEMFD else "posix",
+        age_s=max(time.time_ns() - created_ns, 0) / 1e9,
+        capacity_nbytes=capacity_nbytes,
+        segments=len(sizes),
+        reserved_nbytes=sum(sizes),
         used_nbytes=sum(block[5] for block in blocks),
+        largest_free_nbytes=_largest_gap(sizes, blocks),
         blocks=len(blocks),
-        processes=processes,
+        entries=entries,
+        processes=[_process(row, blocks, unopened(row[0]), now_ns) for row in rows],
     )
 
 
-def _process(row: "_core.Row", blocks: "list[_core.Block]", unopened: list[tuple[int, int]], now_ns: int) -> Process:
+def _largest_gap(sizes: tuple[int, ...], blocks: "list[_core.Block]") -> int:
+    """Blocks that were given back since the writer last looked count as room: it collects them when it needs them."""
+    ends = [0] * len(sizes)
+    largest = 0
+    for _, _, _, segment, offset, nbytes, _ in sorted(blocks, key=lambda block: (block[3], block[4])):
+        if segment < len(sizes):
+            largest = max(largest, offset - ends[segment])
+            ends[segment] = aligned_end(offset, nbytes)
+    return max([largest, *(size - end for size, end in zip(sizes, ends, strict=True))])
+
+
+def _sent_to(sent: list[tuple[int, int]], blocks: "list[_core.Block]", index: int) -> Unopened:
+    entries = [entry for entry, mask in sent if mask >> index & 1]
+    awaited = [block for block in blocks if block[0] in set(entries)]
+    nbytes = sum(block[5] for block in awaited)
+    return Unopened(len(entries), nbytes, min((block[6] for block in awaited), default=0))
+
+
+def _process(row: "_core.Row", blocks: "list[_core.Block]", unopened: Unopened, now_ns: int) -> Process:
     index, peer_id, alive, _, pid, _, joined_ns, name, counters, inline = row
     held = [block for block in blocks if block[2] >> index & 1]
-    sent = [entry for entry, mask in unopened if mask >> index & 1]
-    entries = set(sent)
-    awaited = [block for block in blocks if block[0] in entries]
-    written_nbytes, writes, shared, opened, opened_nbytes, reaps, wait_ns, revoked, copied_nbytes = counters
+    written_nbytes, writes, shared, opened, opened_nbytes, reaps, wait_ns, revoked, copied_nbytes, copy_ns = counters
     return Process(
         index=index,
         role="writer" if index == WRITER else "reader",
@@ -131,11 +187,12 @@ def _process(row: "_core.Row", blocks: "list[_core.Block]", unopened: list[tuple
         leased_blocks=len(held),
         leased_nbytes=sum(block[5] for block in held),
         oldest_lease_s=max((now_ns - block[6] for block in held), default=0) / 1e9,
-        unopened=len(sent),
-        unopened_nbytes=sum(block[5] for block in awaited),
-        oldest_unopened_s=max((now_ns - block[6] for block in awaited), default=0) / 1e9,
+        unopened=unopened.handles,
+        unopened_nbytes=unopened.nbytes,
+        oldest_unopened_s=(now_ns - unopened.oldest_ns) / 1e9 if unopened.oldest_ns else 0.0,
         written_nbytes=written_nbytes,
         copied_nbytes=copied_nbytes,
+        copy_s=copy_ns / 1e9,
         writes=writes,
         shared=shared,
         opened=opened,

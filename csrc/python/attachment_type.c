@@ -89,14 +89,7 @@ static PyObject *attachment_join(PyObject *type, PyObject *arguments) {
     shmt_attachment *attachment;
     shmt_status status = shmt_join(fd, prefix, &peer, &found, &attachment);
     if (status == SHMT_OK) return wrap((PyTypeObject *)type, attachment);
-    if (status == SHMT_MISMATCH) { /* Python 3.11 formats no 64-bit hexadecimal numbers by itself */
-        char both[160];
-        snprintf(both, sizeof both, "expected layout %u, signature %llx, features 0; found layout %u, signature %llx, features %x",
-                 SHMT_LAYOUT_VERSION, (unsigned long long)SHMT_SIGNATURE, found.version, (unsigned long long)found.signature,
-                 found.features);
-        return shmt_raise(state_of((PyTypeObject *)type), status,
-                          "%s: install the same version of shmtransport in both processes", both);
-    }
+    if (status == SHMT_MISMATCH) return shmt_raise_mismatch(state_of((PyTypeObject *)type), &found);
     return shmt_raise(state_of((PyTypeObject *)type), status, NULL);
 }
 
@@ -283,11 +276,13 @@ static PyObject *attachment_count_inline(PyObject *self, PyObject *arguments) {
 }
 
 static PyObject *attachment_count_copied(PyObject *self, PyObject *arguments) {
-    unsigned long long nbytes;
-    if (!PyArg_ParseTuple(arguments, "K", &nbytes) || !shmt_usable(self)) return NULL;
-    shmt_attachment *attachment = shmt_core_of(self);
-    atomic_fetch_add_explicit(&attachment->rows[attachment->index].copied_nbytes, nbytes, memory_order_relaxed);
+    unsigned long long nbytes, copy_ns;
+    if (!PyArg_ParseTuple(arguments, "KK", &nbytes, &copy_ns) || !shmt_usable(self)) return NULL;
+    shmt_row *row = &shmt_core_of(self)->rows[shmt_core_of(self)->index];
+    atomic_fetch_add_explicit(&row->copied_nbytes, nbytes, memory_order_relaxed);
     SHMT_KILL_POINT("count.copied");
+    atomic_fetch_add_explicit(&row->copy_ns, copy_ns, memory_order_relaxed);
+    SHMT_KILL_POINT("count.copying");
     Py_RETURN_NONE;
 }
 
@@ -338,7 +333,7 @@ static PyMethodDef attachment_methods[] = {
     METHOD(reap, METH_NOARGS, "Give back what dead readers held; how many there were."),
     METHOD(abandon, METH_NOARGS, "To the others this process dies now. For tests."),
     METHOD(count_inline, METH_VARARGS, "Count a transfer that went inline, by reason."),
-    METHOD(count_copied, METH_VARARGS, "Count bytes that put has copied."),
+    METHOD(count_copied, METH_VARARGS, "Count a copy of put: (nbytes, ns)."),
     METHOD(keep, METH_NOARGS, "Leases of this attachment end by event from now on; the driver must be loaded."),
     METHOD(pin, METH_VARARGS, "Register a data segment for DMA; the driver's answer, 0 if it has."),
     METHOD(declare_unmappable, METH_VARARGS, "Ask the senders for inline transfers from now on, or no longer."),
@@ -346,6 +341,7 @@ static PyMethodDef attachment_methods[] = {
     {"room", shmt_view_room, METH_NOARGS, "(used, total, largest free extent, live blocks), in bytes."},
     {"used_nbytes", shmt_view_used_nbytes, METH_NOARGS, "Bytes in blocks not yet collected: the ring's footprint as the writer last knew it."},
     {"facts", shmt_view_facts, METH_NOARGS, "(index, segments, entries, capacity_nbytes, segment_nbytes)."},
+    {"identity", shmt_view_identity, METH_NOARGS, "What the ring's header says, and the size of each of its segments."},
     {"rows", shmt_view_rows, METH_NOARGS, "Every signed row of the reader table."},
     {"blocks", shmt_view_blocks, METH_NOARGS, "Every leased block."},
     {"unopened", shmt_view_unopened, METH_NOARGS, "(entry, mask of who has not opened it) of every handle sent from here."},

@@ -16,6 +16,7 @@ PyObject *shmt_view_segment_nbytes(PyObject *self, PyObject *arguments);
 PyObject *shmt_view_room(PyObject *self, PyObject *arguments);
 PyObject *shmt_view_used_nbytes(PyObject *self, PyObject *arguments);
 PyObject *shmt_view_facts(PyObject *self, PyObject *arguments);
+PyObject *shmt_view_identity(PyObject *self, PyObject *arguments);
 PyObject *shmt_view_rows(PyObject *self, PyObject *arguments);
 PyObject *shmt_view_blocks(PyObject *self, PyObject *arguments);
 PyObject *shmt_view_unopened(PyObject *self, PyObject *arguments);

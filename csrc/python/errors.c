@@ -1,6 +1,7 @@
 /* errors.c - the one table from statuses to exceptions, and the one function that raises. */
 #include <errno.h>
 #include <stdarg.h>
+#include <stdio.h>
 
 #include "python.h"
 
@@ -52,4 +53,12 @@ PyObject *shmt_raise(shmt_module_state *state, shmt_status status, const char *f
     }
     Py_DECREF(class);
     return NULL;
+}
+
+PyObject *shmt_raise_mismatch(shmt_module_state *state, const shmt_found *found) {
+    char both[160]; /* Python 3.11 formats no 64-bit hexadecimal numbers by itself */
+    snprintf(both, sizeof both, "expected layout %u, signature %llx, features 0; found layout %u, signature %llx, features %x",
+             SHMT_LAYOUT_VERSION, (unsigned long long)SHMT_SIGNATURE, found->version, (unsigned long long)found->signature,
+             found->features);
+    return shmt_raise(state, SHMT_MISMATCH, "%s: install the same version of shmtransport in both processes", both);
 }

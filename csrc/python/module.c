@@ -5,6 +5,7 @@
 #include "cuda.h"
 #include "keeper.h"
 #include "names.h"
+#include "state_view.h"
 
 static PyObject *core_fork_epoch(PyObject *module, PyObject *unused) {
     (void)module, (void)unused;
@@ -65,6 +66,8 @@ static PyMethodDef core_methods[] = {
     {"capturing", core_capturing, METH_VARARGS, "A CUDA graph's capture begins (+1) or has ended (-1)."},
     {"kept", core_kept, METH_NOARGS, "Leases that wait for an event."},
     {"pinned_nbytes", core_pinned_nbytes, METH_NOARGS, "Bytes of segments that are registered for DMA."},
+    {"look", shmt_core_look, METH_VARARGS, "What the ring of a control segment (descriptor) is doing, seen from outside."},
+    {"held", shmt_core_held, METH_VARARGS, "Mask of the indices whose lock bytes of a control segment (descriptor) are held."},
     {"unlink_names", core_unlink_names, METH_VARARGS, "Remove a ring's names if nobody holds any of its lock bytes."},
     {0},
 };
@@ -81,6 +84,8 @@ static int add_constants(PyObject *module) {
         {"SEGMENTS", SHMT_SEGMENTS},
         {"NAME_NBYTES", SHMT_NAME_NBYTES},
         {"PAGE_NBYTES", SHMT_PAGE_NBYTES},
+        {"LINE_NBYTES", SHMT_LINE_NBYTES},
+        {"PAGED_BLOCK_NBYTES", SHMT_PAGED_BLOCK_NBYTES},
         {"ENTRY_NBYTES", sizeof(shmt_entry)},
         {"ENTRIES_OFFSET", SHMT_ENTRIES_OFFSET},
         {"BACKING_POSIX", SHMT_BACKING_POSIX},

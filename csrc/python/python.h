@@ -22,6 +22,9 @@ extern PyType_Spec shmt_lease_spec;
 /* Sets the exception that `status` maps to; `format` replaces the table's text. Returns NULL. */
 PyObject *shmt_raise(shmt_module_state *state, shmt_status status, const char *format, ...);
 
+/* The same for SHMT_MISMATCH, with both sides. */
+PyObject *shmt_raise_mismatch(shmt_module_state *state, const shmt_found *found);
+
 /* An empty Lease to be filled by shmt_lease_fill(): made before the mutex is taken, since nothing inside it
  * may call Python. An unfilled one ends nothing. */
 PyObject *shmt_lease_new(shmt_module_state *state);

@@ -36,6 +36,10 @@ class Backing(abc.ABC):
         """A descriptor of an existing segment. Raises `SegmentNotFoundError`, `SegmentError`; never waits for long."""
 
     @abc.abstractmethod
+    def looked_at(self, uid: int, ring_id: str) -> AbstractContextManager[int]:
+        """A descriptor of the control segment of a user's ring, for reading only. Raises what `opened` raises."""
+
+    @abc.abstractmethod
     def announce(self, ring_id: str, serve: Serve) -> None:
         """The ring is complete: from here on `opened` finds its segments from every process of this user."""
 
@@ -49,6 +53,10 @@ class Backing(abc.ABC):
     @abc.abstractmethod
     def rings(self) -> dict[str, list[str]]:
         """Paths of what this user's rings have names for, by ring id."""
+
+    @abc.abstractmethod
+    def known(self) -> list[tuple[int, str]]:
+        """User and ring id of all rings whose names this user sees; other users' too, where they can be seen."""
 
     @abc.abstractmethod
     def sweep(self) -> list[str]:

@@ -10,13 +10,14 @@ directory's owner, the socket's (SO_PEERCRED) and, in the core, the seals. A soc
 orphan: it gets its name only once it listens.
 """
 
+import errno
 import os
 import re
 import socket
 import stat
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -27,6 +28,9 @@ from shmtransport.segment.backing import Backing, Serve
 
 VARIABLE: Final = "SHMTRANSPORT_SOCKET_DIRECTORY"
 DEADLINE_S: Final = 5.0
+"""For who joins."""
+LOOK_DEADLINE_S: Final = 1.0
+"""For who only looks, at other rings as well."""
 """For a writer to hand over a descriptor; a stopped one does not."""
 
 _BACKLOG: Final = 128
@@ -55,15 +59,14 @@ class Memfd(Backing):
         finally:
             os.close(fd)
 
-    @contextmanager
-    def opened(self, ring_id: str, number: int) -> Iterator[int]:
-        path = _directory() / ring_id
-        _check_directory(path.parent)
-        fd = _asked(path, number)
-        try:
-            yield fd
-        finally:
-            os.close(fd)
+    def opened(self, ring_id: str, number: int) -> AbstractContextManager[int]:
+        return _handed_over(ring_id, number, DEADLINE_S)
+
+    def looked_at(self, uid: int, ring_id: str) -> AbstractContextManager[int]:
+        """The writer hands over the very descriptor that readers get; there is none of another user's."""
+        if uid != os.geteuid():
+            raise SegmentError(errno.EACCES, f"the ring of user {uid} is theirs alone")
+        return _handed_over(ring_id, 0, LOOK_DEADLINE_S)
 
     def announce(self, ring_id: str, serve: Serve) -> None:
         path = _made_directory() / ring_id
@@ -100,6 +103,9 @@ class Memfd(Backing):
             return {}
         found = [(match[1], str(directory / name)) for name in names if (match := _NAME.fullmatch(name))]
         return {ring_id: [path] for ring_id, path in found}
+
+    def known(self) -> list[tuple[int, str]]:
+        return [(os.geteuid(), ring_id) for ring_id in sorted(self.rings())]
 
     def sweep(self) -> list[str]:
         """A socket that nobody listens on is an orphan. Its ring's memory went with the last process that mapped it."""
@@ -160,9 +166,20 @@ def _check_directory(directory: Path) -> None:
         )
 
 
-def _asked(path: Path, number: int) -> int:
+@contextmanager
+def _handed_over(ring_id: str, number: int, timeout_s: float) -> Iterator[int]:
+    path = _directory() / ring_id
+    _check_directory(path.parent)
+    fd = _asked(path, number, timeout_s)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _asked(path: Path, number: int, timeout_s: float) -> int:
     """The descriptor that the writer hands over. A writer that is stopped, or busy for too long, is an error."""
-    deadline = time.monotonic() + DEADLINE_S
+    deadline = time.monotonic() + timeout_s
     while True:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
             client.settimeout(max(deadline - time.monotonic(), 0.001))
@@ -179,7 +196,8 @@ def _asked(path: Path, number: int) -> int:
                 ) from error
             except (TimeoutError, BlockingIOError) as error:
                 raise SegmentError(
-                    f"the writer of ring {path.name} handed nothing over within {DEADLINE_S} s: is it stopped?"
+                    errno.ETIMEDOUT,
+                    f"the writer of ring {path.name} handed nothing over within {timeout_s} s: is it stopped?",
                 ) from error
             except (ConnectionError, InterruptedError):
                 answer, fds = b"", []
@@ -192,7 +210,7 @@ def _asked(path: Path, number: int) -> int:
         if answer:
             raise SegmentNotFoundError(f"the writer of ring {path.name} knows no segment {number}")
         if time.monotonic() > deadline:  # it cuts off who is slow to ask; so ask again
-            raise SegmentError(f"the writer of ring {path.name} answered nothing within {DEADLINE_S} s")
+            raise SegmentError(errno.ETIMEDOUT, f"the writer of ring {path.name} answered nothing within {timeout_s} s")
 
 
 def _check_server(client: socket.socket, path: Path) -> None:

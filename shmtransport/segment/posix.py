@@ -9,6 +9,7 @@ other processes.
 import errno
 import os
 import re
+import stat
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -21,6 +22,8 @@ from shmtransport.layout import BACKING_POSIX
 from shmtransport.segment import room
 from shmtransport.segment.backing import Backing, Serve
 from shmtransport.segment.refusals import host_errors
+
+_NAME = re.compile(r"shmt-(?P<uid>0|[1-9][0-9]{0,9})-(?P<ring_id>[0-9a-f]{32})-[0-9]{1,4}", re.ASCII)
 
 
 class Posix(Backing):
@@ -69,6 +72,25 @@ class Posix(Backing):
         finally:
             os.close(memory.fd)
 
+    @contextmanager
+    def looked_at(self, uid: int, ring_id: str) -> Iterator[int]:
+        path = room.SHM_DIRECTORY / f"shmt-{uid}-{ring_id}-0"
+        with host_errors("look"):
+            try:
+                fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+            except FileNotFoundError as error:
+                raise SegmentNotFoundError(f"{path} is not there: its ring is gone or was never here") from error
+        try:
+            facts = os.fstat(fd)
+            if not stat.S_ISREG(facts.st_mode) or facts.st_uid != uid:
+                raise SegmentError(
+                    f"expected {path} to be a segment of user {uid}, got {stat.filemode(facts.st_mode)} of user "
+                    f"{facts.st_uid}: somebody else has taken that name"
+                )
+            yield fd
+        finally:
+            os.close(fd)
+
     def is_known(self, ring_id: str) -> bool:
         """Whether a ring of that id has a name here."""
         return os.path.lexists(room.SHM_DIRECTORY / f"{self.prefix(ring_id)}0")
@@ -81,15 +103,13 @@ class Posix(Backing):
 
     def rings(self) -> dict[str, list[str]]:
         found: dict[str, list[str]] = defaultdict(list)
-        ours = re.compile(f"shmt-{os.geteuid()}-([0-9a-f]{{32}})-[0-9]{{1,4}}")
-        try:
-            names = os.listdir(room.SHM_DIRECTORY)
-        except FileNotFoundError:
-            return {}
-        for name in names:
-            if match := ours.fullmatch(name):
-                found[match[1]].append(str(room.SHM_DIRECTORY / name))
+        for match in _names():
+            if int(match["uid"]) == os.geteuid():
+                found[match["ring_id"]].append(str(room.SHM_DIRECTORY / match[0]))
         return dict(found)
+
+    def known(self) -> list[tuple[int, str]]:
+        return sorted({(int(match["uid"]), match["ring_id"]) for match in _names()})
 
     def sweep(self) -> list[str]:
         """A ring is an orphan when nobody holds any of its lock bytes. A data name without a control name is one too:
@@ -109,6 +129,17 @@ class Posix(Backing):
                 return os.fstat(fd).st_uid == os.geteuid() and _core.unlink_names(fd, self.prefix(ring_id))
         except SegmentNotFoundError:
             return sum(not _unlink(f"/{os.path.basename(path)}") for path in paths) == 0
+
+
+def _names() -> Iterator[re.Match[str]]:
+    """Those in /dev/shm that are a ring's, whosever it is."""
+    try:
+        names = os.listdir(room.SHM_DIRECTORY)
+    except FileNotFoundError:
+        return
+    for name in names:
+        if match := _NAME.fullmatch(name):
+            yield match
 
 
 def _unlink(name: str) -> bool:

@@ -25,7 +25,7 @@ LAYERS = (
     {"_core", "host", "layout", "segment"},
     {"attachment", "copying", "cuda"},
     {"dtypes", "tensors", "rejoining", "handles", "codec", "messages"},
-    {"endpoint", "ring", "reader", "exchange", "channel", "asyncio", "statistics"},
+    {"endpoint", "ring", "reader", "exchange", "channel", "asyncio", "statistics", "observing"},
     {"__init__", "__main__", "cli", "demo", "demo_vllm", "testing", "adapters"},
 )
 LAYER_OF = {module: layer for layer, modules in enumerate(LAYERS) for module in modules}
