@@ -22,11 +22,13 @@ class Served(msgspec.Struct, frozen=True):
 class Sample(NamedTuple):
     """One request, in seconds."""
 
+    prepare: float
     hop1: float
     enqueue: float
     receive: float
     pin: float
     copy: float
+    answer: float
     request: float
     payload_nbytes: int
     digests: list[tuple[int, str | None]]
@@ -49,11 +51,13 @@ class Sample(NamedTuple):
         merged = [event for event in of_kind(events, Merged) if decoded.decoded_s <= event.merged_s < end]
         ranks = [[event for event in merged if event.rank == rank] for rank in {event.rank for event in merged}]
         return cls(
+            prepare=measured.sent_s - measured.begun_s - measured.staged_s,
             hop1=measured.staged_s + decoded.decoded_s - measured.sent_s,
             enqueue=sum(passed),
             receive=max(received, default=0.0),
             pin=max(sum(event.merge_seconds for event in rank) for rank in ranks),
             copy=max(sum(event.copy_seconds for event in rank) for rank in ranks),
+            answer=measured.begun_s + measured.request_s - max(event.merged_s for event in merged),
             request=measured.request_s,
             payload_nbytes=measured.payload_nbytes,
             digests=sorted((event.rank, event.digest) for event in merged),
@@ -69,11 +73,15 @@ class Row(msgspec.Struct, frozen=True):
     images: int
     plugin: bool
     payload_nbytes: int
+    prepare_seconds: float
+    """From photographs in hand until the processor's output."""
     hop1_seconds: float
     enqueue_seconds: float
     receive_seconds: float
     pin_seconds: float
     copy_seconds: float
+    answer_seconds: float
+    """From the last pixels on the device until the answer; what came before may have been encoded meanwhile."""
     request_seconds: float
     transport_share: float
     verified: bool
@@ -85,11 +93,13 @@ class Row(msgspec.Struct, frozen=True):
         return cls(
             *what,
             payload_nbytes=samples[0].payload_nbytes,
+            prepare_seconds=median(sample.prepare for sample in samples),
             hop1_seconds=median(sample.hop1 for sample in samples),
             enqueue_seconds=median(sample.enqueue for sample in samples),
             receive_seconds=median(sample.receive for sample in samples),
             pin_seconds=median(sample.pin for sample in samples),
             copy_seconds=median(sample.copy for sample in samples),
+            answer_seconds=median(sample.answer for sample in samples),
             request_seconds=median(sample.request for sample in samples),
             transport_share=median(sample.transport / sample.request for sample in samples),
             verified=verified,

@@ -23,7 +23,7 @@ class Frontend:
         self._request_id = ""
         self._payload_nbytes = 0
         self._wire_nbytes: list[int] = []
-        self._sent_s = self._staged_s = 0.0
+        self._begun_s = self._sent_s = self._staged_s = 0.0
         self._watch()
 
     def _watch(self) -> None:
@@ -70,11 +70,12 @@ class Frontend:
             time.sleep(0.01)
 
     def begin(self) -> None:
-        """The next request is the one to be measured."""
+        """The photographs of the request that is to be measured are in hand."""
         self._staged_s = 0.0
+        self._begun_s = time.monotonic()
 
-    def measured(self, images: int, request_s: float) -> Measured:
-        """The request that was served last."""
+    def measured(self, images: int) -> Measured:
+        """That request, whose answer is there."""
         return Measured(
             request_id=self._request_id,
             images=images,
@@ -82,5 +83,6 @@ class Frontend:
             wire_nbytes=self._wire_nbytes[0],
             staged_s=self._staged_s,
             sent_s=self._sent_s,
-            request_s=request_s,
+            request_s=time.monotonic() - self._begun_s,
+            begun_s=self._begun_s,
         )

@@ -20,6 +20,8 @@ class Measured(msgspec.Struct, frozen=True):
     """When the engine client was given the request, with its pixels made."""
     request_s: float
     """From photographs in hand until the answer of one token was there."""
+    begun_s: float
+    """When the photographs were in hand."""
 
 
 class Served(msgspec.Struct, frozen=True):

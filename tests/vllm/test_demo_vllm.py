@@ -150,7 +150,9 @@ def test_equal_answers_that_ignore_the_images_prove_nothing() -> None:
     assert not control_differs([looks, ignores])
 
 
-MEASURED = Measured("a", images=2, payload_nbytes=8, wire_nbytes=9, staged_s=0.25, sent_s=10.0, request_s=3.0)
+MEASURED = Measured(
+    "a", images=2, payload_nbytes=8, wire_nbytes=9, staged_s=0.25, sent_s=10.0, request_s=3.0, begun_s=9.0
+)
 DECODED = Decoded("a", 10.5, 2, [])
 PASSED = Passed(["b", "a"], 11.0, 0.5, 100)
 RECEIVED = [Received(["b", "a"], rank, 12.0, 0.1 * rank, {}) for rank in (1, 2)]
