@@ -10,7 +10,9 @@ Read this first:
   it. The share is that of all five in the request, preprocessing and model counted in.
 * The recorder makes a worker wait for the copy to the device before the encoder is started, with the plugin off and on.
 * On and off run one after the other, in an engine each; the digests are compared between them. Before them one more
-  engine answers a few requests that do not count: what it compiles stays on disk for both.
+  engine answers a few requests that do not count: what it compiles stays on disk for both. Preprocessing and model
+  drift by a third within minutes on a rented host, so that the requests of one engine say little of the next:
+  `--rounds 2` has engines on, off, off, on.
 
     python bench/gpu_vllm.py                                    one GPU
     python bench/gpu_vllm.py --tensor-parallel 2 --json         one list and nothing else
@@ -41,7 +43,6 @@ from bench.gpu_serving.report import Row, Sample, Served  # noqa: E402
 from bench.machine import machine  # noqa: E402
 from shmtransport.demo_vllm import recorder, records  # noqa: E402
 from shmtransport.demo_vllm import run as demo  # noqa: E402
-from shmtransport.demo_vllm.messages import Measured  # noqa: E402
 from shmtransport.demo_vllm.processes import run_module  # noqa: E402
 
 TIMES = ("prepare", "hop 1", "enqueue", "receive", "pin", "copy", "answer")
@@ -80,16 +81,13 @@ def run(folder: Path, name: str, module: str, *args: object, environment: Mappin
     )
 
 
-def served(
-    folder: Path, options: argparse.Namespace, *, plugin: bool, name: str = ""
-) -> tuple[Served, list[records.Event]]:
+def served(folder: Path, options: argparse.Namespace, *, plugin: bool, name: str) -> tuple[Served, list[records.Event]]:
     """One engine, from its start to its end."""
-    name = name or ("on" if plugin else "off")
     record, result = folder / f"{name}.record", folder / f"{name}.json"
     environment = recorder.environment(recorder.install(folder / f"{name}.plugins"), record, digests=False)
     environment["SHMTRANSPORT_ENABLE"] = str(int(plugin))
     args = (options.shape, folder / "model", result, options.tensor_parallel, options.images, options.repetitions)
-    say(f"{name}: plugin {'on' if plugin else 'off'}")
+    say(f"engine {name}")
     run(folder, name, "serve", *args, environment=environment)
     return msgspec.json.decode(result.read_bytes(), type=Served), records.read(record)
 
@@ -99,18 +97,26 @@ def rows(folder: Path, options: argparse.Namespace) -> Iterator[Row]:
     run(folder, "shape", "shape", options.shape, folder / "model", environment=os.environ)
     few = argparse.Namespace(**{**vars(options), "images": options.images.split(",")[0], "repetitions": 1})
     served(folder, few, plugin=False, name="warm-up")
-    found = {plugin: served(folder, options, plugin=plugin) for plugin in (True, False)}
+    found: dict[bool, list[tuple[Served, list[records.Event]]]] = {True: [], False: []}
+    for number in range(2 * options.rounds):
+        plugin = number % 4 in (0, 3)
+        found[plugin].append(served(folder, options, plugin=plugin, name=f"{number} {'on' if plugin else 'off'}"))
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
 
-    def samples(plugin: bool, measured: list[Measured], images: int) -> list[Sample]:
-        return [Sample.of(each, found[plugin][1]) for each in measured if each.images == images]
+    def samples(plugin: bool, images: int, *, warm_up: bool) -> list[Sample]:
+        return [
+            Sample.of(each, events)
+            for engine, events in found[plugin]
+            for each in (engine.warm_up if warm_up else engine.measured)
+            if each.images == images
+        ]
 
     for images in map(int, options.images.split(",")):
-        off, on = (samples(plugin, found[plugin][0].warm_up, images)[0].digests for plugin in (False, True))
-        verified = off == on and all(digest for _, digest in off) and bool(off)
+        seen = [sample.digests for plugin in (False, True) for sample in samples(plugin, images, warm_up=True)]
+        verified = all(seen[0] == each for each in seen) and all(digest for _, digest in seen[0]) and bool(seen[0])
         for plugin in (False, True):
-            what = (found[plugin][0].version, device, options.tensor_parallel, images, plugin)
-            yield Row.of(what, samples(plugin, found[plugin][0].measured, images), verified=verified)
+            what = (found[plugin][0][0].version, device, options.tensor_parallel, images, plugin)
+            yield Row.of(what, samples(plugin, images, warm_up=False), verified=verified)
 
 
 def as_table(found: list[Row]) -> str:
@@ -133,7 +139,8 @@ def main() -> int:
     parser.add_argument("--shape", choices=("gemma-3-12b", "tiny"), default="gemma-3-12b")
     parser.add_argument("--tensor-parallel", type=int, default=1)
     parser.add_argument("--images", default="1,10,50,100", help="of a request; several numbers, with commas")
-    parser.add_argument("--repetitions", type=int, default=5, help="requests behind each median")
+    parser.add_argument("--rounds", type=int, default=1, help="of an engine with the plugin on and one with it off")
+    parser.add_argument("--repetitions", type=int, default=5, help="requests of each size to each engine")
     parser.add_argument("--keep", type=Path, help="a folder that does not exist yet, for what processes printed")
     options = parser.parse_args()
     with contextlib.ExitStack() as stack:
