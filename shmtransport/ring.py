@@ -120,6 +120,10 @@ class Ring(Endpoint):
         lease = self._allocate(nbytes)
         return tensors.empty(kind, known.code, dims) if lease is None else tensors.build(lease, kind, known.code, dims)
 
+    def grow(self) -> bool:
+        """Adds a segment; False if the capacity does not allow one more. Raises what `create` says of the host."""
+        return self.attachment.grow(1)
+
     def grow_ahead(self) -> bool:
         """Adds a segment if no free extent is as large as one; whether it did, so call it until it did not.
 
@@ -127,7 +131,7 @@ class Ring(Endpoint):
         what `create` says of the host; the ring stays usable.
         """
         _, _, largest_free_nbytes, _ = self.attachment.core.room()
-        return largest_free_nbytes < self.attachment.segment_nbytes and self.attachment.grow(1)
+        return largest_free_nbytes < self.attachment.segment_nbytes and self.grow()
 
     def share_described(self, tensor: Tensor, description: Description, readers: bytes) -> Sendable:
         """As `Endpoint.share_described`; a tensor that is not in the ring yet is written there first."""

@@ -164,7 +164,8 @@ def test_without_room_the_tensors_stay_what_they_were_and_it_is_counted(ring: Ri
 def test_a_ring_grows_before_it_is_needed_and_only_to_its_capacity() -> None:
     with Ring.create("4MiB", segment="1MiB") as ring:
         growth = GrowsAhead(ring)
-        held = []
+        held: list[torch.Tensor] = []
+        wait_until(lambda: ring.statistics().segments == 2)  # before the first write
         for segments in (2, 3, 4, 4):
             held.append(ring.put(torch.zeros(1 << 20, dtype=torch.uint8)))
             growth.look()

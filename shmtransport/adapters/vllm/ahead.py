@@ -16,8 +16,10 @@ _END_TIMEOUT_S: Final = 10.0  # a growth takes less than one
 class GrowsAhead:
     """A thread that keeps room for one more segment free in a ring, up to its capacity.
 
-    Asked by `look` after each write; it ends when the ring is closed, and with the process. A write that comes
-    while it works waits for it, as it would wait for its own growth.
+    It begins with a second segment, while vLLM still loads its model: else the first request would have it made, and
+    the engine and its workers map and register it during the next ones. Asked by `look` after each write; it ends when
+    the ring is closed, and with the process. A write that comes while it works waits for it, as it would wait for its
+    own growth.
     """
 
     def __init__(self, ring: Ring) -> None:
@@ -39,14 +41,15 @@ class GrowsAhead:
             self._thread.join(_END_TIMEOUT_S)
 
     def _run(self) -> None:
-        while not self._ended:
-            try:
+        try:
+            self._ring.grow()
+            while not self._ended:
                 while not self._ended and self._ring.grow_ahead():
                     pass
-            except (ShmTransportError, OSError):
-                return  # no memory is left on this host: a write will say so, and go inline
-            self._asked.wait(_GROWTH_EVERY_S)
-            self._asked.clear()
+                self._asked.wait(_GROWTH_EVERY_S)
+                self._asked.clear()
+        except (ShmTransportError, OSError):
+            return  # no memory is left on this host: a write will say so, and go inline
 
 
 class MapsAhead:
