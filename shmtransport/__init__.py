@@ -6,7 +6,8 @@ in whichever process, and comes back when that process dies.
 
 General layout (imports only go down; tests/meta/test_layers.py holds it):
 
-    L5  this module, cli, demo, adapters.vllm          what people touch
+    L5  this module, adapters.vllm                     what people touch
+        cli, doctor, metrics, demo                     and operate it by
     L4  ring, reader, endpoint                         the two ends of a ring, and what they share
         channel, asyncio, exchange                     objects over a socket, and the conversation behind them
         statistics, observing                          who holds what, from inside and from outside
@@ -14,7 +15,7 @@ General layout (imports only go down; tests/meta/test_layers.py holds it):
         handles, codec, messages                       wire formats
     L2  attachment, copying, cuda                      faces of the C core: a process's place in a ring, copies, GPUs
     L1  segment, layout, host, _core (csrc/)           named shared memory, the law of the bytes, the core
-    L0  errors, config                                 words
+    L0  errors, config, formatting                     words
 
 When priorities conflict: no silent corruption, nothing lost or leaked when a process dies, bounded waiting,
 tail latency, throughput, microbenchmarks; in this order.

@@ -6,6 +6,7 @@ asks the kernel who is alive. A ring that cannot be read is an answer (`Found.st
 
 import errno
 import os
+from collections.abc import Callable
 from typing import Final, Literal, TypeAlias
 
 import msgspec
@@ -15,6 +16,7 @@ from shmtransport.config import BackingName
 from shmtransport.errors import CorruptSegmentError, LayoutMismatchError, SegmentError, SegmentNotFoundError
 from shmtransport.layout import WRITER
 from shmtransport.segment.backing import Backing
+from shmtransport.segment.refusals import host_errors
 from shmtransport.statistics import RingStatistics, Unopened
 
 State: TypeAlias = Literal[
@@ -33,6 +35,7 @@ State: TypeAlias = Literal[
     silent     (memfd) its writer is alive but does not answer: it is stopped
 """
 
+_OUR_OWN: Final = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 _STATES: Final[dict[int | None, State]] = {errno.EACCES: "denied", errno.EPERM: "denied", errno.ETIMEDOUT: "silent"}
 
 
@@ -58,10 +61,19 @@ def look(ring_id: str) -> RingStatistics:
     return _look(segment.backing_of(ring_id), os.geteuid(), ring_id)
 
 
-def rings() -> list[Found]:
-    """Every ring on this host whose name this user sees: their own on either backing, and others' in /dev/shm, which
-    only root can read. Raises nothing of a single ring's."""
-    return [_found(backing, uid, ring_id) for backing in segment.BY_NAME.values() for uid, ring_id in backing.known()]
+def rings(wanted: Callable[[str], bool] = lambda ring_id: True) -> list[Found]:  # noqa: ARG005
+    """Every ring on this host whose name this user sees and whose id is ``wanted``: their own on either backing, and
+    others' in /dev/shm, which only root can read.
+
+    Raises nothing of a single ring's; `SegmentError` where this process has no descriptor or no memory to look with.
+    """
+    with host_errors("look at this host's rings"):
+        return [
+            _found(backing, uid, ring_id)
+            for backing in segment.BY_NAME.values()
+            for uid, ring_id in backing.known()
+            if wanted(ring_id)
+        ]
 
 
 def _look(backing: Backing, uid: int, ring_id: str) -> RingStatistics:
@@ -84,6 +96,8 @@ def _found(backing: Backing, uid: int, ring_id: str) -> Found:
     except CorruptSegmentError as error:
         state, detail = "damaged", str(error)
     except OSError as error:
+        if error.errno in _OUR_OWN:
+            raise
         state, detail = _STATES.get(error.errno, "damaged"), error.strerror or str(error)
     return Found(ring_id, uid, backing.NAME, state, detail, seen)
 

@@ -7,6 +7,7 @@ import typer
 
 from shmtransport.demo.command import demo
 from shmtransport.demo_vllm.command import demo_vllm
+from shmtransport.doctor.command import doctor
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -22,5 +23,6 @@ def shmtransport() -> None:
     """Tensors between processes through shared memory: only handles cross the socket."""
 
 
+app.command()(doctor)
 app.command()(demo)
 app.command()(demo_vllm)

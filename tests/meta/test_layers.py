@@ -21,12 +21,12 @@ PACKAGE = "shmtransport"
 # The layers, lowest first. A new module gets its place here, and docs/design.md the same one. A name without
 # a dot stands for a module, or for a folder with all that is in it.
 LAYERS = (
-    {"errors", "config"},
+    {"errors", "config", "formatting"},
     {"_core", "host", "layout", "segment"},
     {"attachment", "copying", "cuda"},
     {"dtypes", "tensors", "rejoining", "handles", "codec", "messages"},
     {"endpoint", "ring", "reader", "exchange", "channel", "asyncio", "statistics", "observing"},
-    {"__init__", "__main__", "cli", "demo", "demo_vllm", "testing", "adapters"},
+    {"__init__", "__main__", "cli", "demo", "demo_vllm", "doctor", "metrics", "testing", "adapters"},
 )
 LAYER_OF = {module: layer for layer, modules in enumerate(LAYERS) for module in modules}
 
@@ -37,8 +37,9 @@ OWNERS: dict[str, set[str] | None] = {
     "msgspec": None,
     "posix_ipc": {"segment"},
     "zmq": {"channel", "asyncio", "demo"},
-    "typer": {"cli", "demo", "demo_vllm"},
-    "rich": {"cli", "demo", "demo_vllm"},
+    "typer": {"cli", "demo", "demo_vllm", "doctor"},
+    "rich": {"cli", "demo", "demo_vllm", "doctor"},
+    "prometheus_client": {"metrics", "adapters"},
     "skimage": {"demo"},
     "PIL": {"demo_vllm"},
     "vllm": {"demo_vllm"},

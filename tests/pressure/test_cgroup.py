@@ -10,8 +10,9 @@ import torch
 
 from shmtransport import OutOfSharedMemoryError, Ring
 from shmtransport.config import BACKINGS, BackingName
+from tests.doctoring import examined
 from tests.pressure.forks import Forks
-from tests.support import wait_until
+from tests.support import wait_until, with_shared_memory
 
 MIB = 1 << 20
 LIMIT_NBYTES = 64 * MIB
@@ -68,3 +69,17 @@ def test_a_ring_stays_within_its_cgroup_instead_of_being_killed(
     forks: Forks, cgroup: Path, backing: BackingName
 ) -> None:
     forks.call(within_the_limit, str(cgroup), backing)
+
+
+@pytest.mark.needs_cgroup
+@pytest.mark.parametrize("backing", BACKINGS)
+def test_doctor_names_a_memory_limit_that_is_too_low_for_a_ring(cgroup: Path, backing: BackingName) -> None:
+    enter = f"from pathlib import Path\nPath({str(cgroup / 'cgroup.procs')!r}).write_text('0')"
+    before = f"from shmtransport.doctor.command import doctor\n{enter}"  # what is imported outside is charged there
+    settings = {"SHMTRANSPORT_BACKING": backing, "SHMTRANSPORT_CAPACITY": "1GiB", "SHMTRANSPORT_SEGMENT": "256MiB"}
+    found = examined(prefix=with_shared_memory("size=64g"), before=before, environment=settings)
+    ring = found.of("vllm ring", "failure")
+    assert "expected 258 MiB to begin with" in ring.text
+    assert "(the cgroup's memory limit)" in ring.text
+    assert "a memory limit higher by 4 GiB: docker run --memory, Kubernetes resources.limits.memory" in ring.remedy
+    assert found.status == 1

@@ -126,6 +126,29 @@ def test_a_writer_that_is_stopped_is_looked_at_all_the_same(writer: Child) -> No
     assert state_of(ring_id) == "alive"
 
 
+def test_only_rings_that_are_wanted_are_looked_at(writer: Child) -> None:
+    ring_id = writer.ask("ring.id")
+    asked = []
+
+    def wanted(each: str) -> bool:
+        asked.append(each)
+        return False
+
+    assert (observing.rings(wanted), asked) == ([], [ring_id])
+    assert [each.ring_id for each in observing.rings(lambda each: each == ring_id)] == [ring_id]
+
+
+def test_no_descriptor_to_look_with_is_an_error_and_no_state(writer: Child) -> None:
+    with child("quick") as poor:
+        poor.run("import resource, shmtransport.observing")
+        assert poor.ask("[each.state for each in shmtransport.observing.rings()]") == ["alive"]
+        poor.run("resource.setrlimit(resource.RLIMIT_NOFILE, (3, 4096))")
+        with pytest.raises(AssertionError, match="Too many open files"):
+            poor.ask("shmtransport.observing.rings()")
+        poor.run("resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 4096))")
+    assert state_of(writer.ask("ring.id")) == "alive"
+
+
 def test_a_ring_that_never_was_is_an_error() -> None:
     with pytest.raises(SegmentNotFoundError):
         observing.look(NO_RING)

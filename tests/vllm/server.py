@@ -12,9 +12,10 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import skimage.data
+from prometheus_client.parser import text_string_to_metric_families
 
 from shmtransport import Reader, segment
 from shmtransport.errors import SegmentNotFoundError
@@ -22,6 +23,7 @@ from shmtransport.statistics import RingStatistics
 from tests.vllm.programs import TIMEOUT_S, Program, poll
 
 openai: Any = importlib.import_module("openai")  # comes with vLLM, and is not where types are checked
+Metrics: TypeAlias = dict[tuple[str, frozenset[tuple[str, str]]], float]
 MODEL = "llava-7b"
 ANSWER_TOKENS = 50_000
 """Of an answer that a kill cuts short."""
@@ -66,6 +68,13 @@ class Server(Program):
                 **asking(parts), max_tokens=16, logprobs=True, top_logprobs=5
             ).choices[0]
             return {"text": answered.message.content, "logprobs": answered.logprobs.model_dump()["content"]}
+
+    def metrics(self) -> Metrics:
+        """What it says at /metrics, by name and labels."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/metrics", timeout=TIMEOUT_S) as answer:
+            text = answer.read().decode()
+        samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+        return {(sample.name, frozenset(sample.labels.items())): sample.value for sample in samples}
 
     def kill_while_it_answers(self, *parts: dict[str, Any]) -> str:
         """Kills the frontend, which is the process itself, when the first token has come. The client's error.

@@ -9,18 +9,31 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from shmtransport import sweep
+from shmtransport import Ring, sweep
 from shmtransport.statistics import RingStatistics
 from tests.support import segment_names
 from tests.vllm import serving
 from tests.vllm.programs import poll
-from tests.vllm.server import SERVE, SINGLE, Server, by_base64, by_file, image, photographs_by_http, rings, text
+from tests.vllm.server import (
+    SERVE,
+    SINGLE,
+    Metrics,
+    Server,
+    by_base64,
+    by_file,
+    image,
+    photographs_by_http,
+    rings,
+    text,
+)
 
 pytestmark = pytest.mark.timeout(600)  # a server answers all questions in the first test that looks at it
 
 Questions = dict[str, list[dict[str, Any]]]
 WAYS = ("http", "base64", "file")
 ASKED = text("What is in this image?")
+STRANGER = "no part of any vLLM"
+SCRAPES = 20
 AT_ONCE = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "ihc.png", "retina.jpg", "coins.png", "moon.png")
 
 
@@ -36,6 +49,16 @@ class Served(NamedTuple):
     log: str
     left: set[str]
     """Segments in /dev/shm that were not there before they started."""
+    metrics: "Scrapes"
+
+
+class Scrapes(NamedTuple):
+    """What /metrics said, while this process had a ring of its own."""
+
+    before: Metrics
+    after_text: Metrics
+    at_last: list[Metrics]
+    """So many that each API server has answered one, as good as certainly."""
 
 
 def about_llava(http: str) -> Questions:
@@ -94,12 +117,13 @@ def both(http: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str],
             for server in servers.values():
                 server.wait_until_ready()
             poll(lambda: joined(rings(), 1, 2))
-            answers = {plugin: ask_all(server, questions(http)) for plugin, server in servers.items()}
+            asked = {plugin: ask_all(server, questions(http)) for plugin, server in servers.items()}
+            answers = {plugin: answer for plugin, (answer, _) in asked.items()}
             found = {"off": [], "on": rings()}
             ended = {plugin: end(server, killed=family == KILLED) for plugin, server in servers.items()}
         left = segment_names() - before
         return {
-            plugin: Served(answers[plugin], found[plugin], ended[plugin], server.log(), left)
+            plugin: Served(answers[plugin], found[plugin], ended[plugin], server.log(), left, asked[plugin][1])
             for plugin, server in servers.items()
         }
 
@@ -116,13 +140,14 @@ def several(http: str, tmp_path_factory: pytest.TempPathFactory) -> Served:
     with Server("on", folder, SERVE, checkpoint, *two_of_each, bound=False) as server:
         server.wait_until_ready()
         poll(lambda: joined(rings(), 2, 4))
-        answers = ask_all(server, about_llava(http))
+        answers, scrapes = ask_all(server, about_llava(http))
         with ThreadPoolExecutor(len(AT_ONCE)) as pool:
             at_once = pool.map(lambda name: server.ask(by_file(name), text("And here?")), AT_ONCE)
             answers |= dict(zip(AT_ONCE, at_once, strict=True))
         found = rings()
+        scrapes = scrapes._replace(at_last=[scrape(server) for _ in range(SCRAPES)])
         ended = server.terminate()
-    return Served(answers, found, ended, server.log(), segment_names() - before)
+    return Served(answers, found, ended, server.log(), segment_names() - before, scrapes)
 
 
 def end(server: Server, *, killed: bool) -> int | str:
@@ -140,8 +165,18 @@ def joined(found: list[RingStatistics], writers: int, readers: int) -> bool:
     return [len(ring.processes) for ring in found] == [1 + readers + 1] * writers
 
 
-def ask_all(server: Server, questions: Questions) -> dict[str, dict[str, Any]]:
-    return {name: server.ask(*parts) for name, parts in questions.items()}
+def ask_all(server: Server, questions: Questions) -> tuple[dict[str, dict[str, Any]], Scrapes]:
+    """The answers, with a question before them that has no image."""
+    before = scrape(server)
+    server.ask(text("What is a photograph?"))
+    after_text = scrape(server)
+    answers = {name: server.ask(*parts) for name, parts in questions.items()}
+    return answers, Scrapes(before, after_text, [scrape(server)])
+
+
+def scrape(server: Server) -> Metrics:
+    with Ring.create("1MiB", segment="1MiB", name=STRANGER):
+        return server.metrics()
 
 
 def images_in(questions: Questions) -> int:
@@ -214,3 +249,56 @@ def test_each_api_server_has_a_ring_and_all_images_go_by_handle(several: Served)
 
 def test_sigterm_leaves_nothing_of_several_either(several: Served) -> None:
     assert several.left == set()
+
+
+def test_metrics_move_with_images_and_not_with_text(both: Callable[[str], dict[str, Served]]) -> None:
+    served = both("llava")["on"]
+    (ring,), metrics = served.rings, served.metrics
+    assert rings_in(metrics.before) == {ring.ring_id[:8]}
+    assert counters_of(metrics.after_text) == counters_of(metrics.before)
+    assert set(counters_of(metrics.before).values()) == {0.0}
+    assert_told(served, metrics.at_last[0])
+
+
+def test_any_api_server_tells_of_all_and_of_no_other_deployment(several: Served) -> None:
+    assert len(several.rings) == 2
+    for metrics in several.metrics.at_last:
+        assert_told(several, metrics)
+
+
+def test_switched_off_there_are_only_the_metrics_of_vllm(both: Callable[[str], dict[str, Served]]) -> None:
+    names = {name for name, _ in both("llava")["off"].metrics.at_last[0]}
+    assert any(name.startswith("vllm:") for name in names)
+    assert not any(name.startswith("shmtransport") for name in names)
+
+
+def assert_told(served: Served, metrics: Metrics) -> None:
+    """What was served is what is told: the same rings, the same counters."""
+    processes = [process for ring in served.rings for process in ring.processes]
+    assert rings_in(metrics) == {ring.ring_id[:8] for ring in served.rings}
+    assert STRANGER not in {value for _, labels in metrics for _, value in labels}
+    for name, told in {
+        "written_bytes_total": sum(process.written_nbytes for process in processes),
+        "shared_handles_total": sum(process.shared for process in processes),
+        "opened_handles_total": sum(process.opened for process in processes),
+        "copy_seconds_total": sum(process.copy_s for process in processes),
+        "inline_transfers_total": 0,
+        "rings": len(served.rings),
+    }.items():
+        values = [value for (metric, _), value in metrics.items() if metric == f"shmtransport_{name}"]
+        assert sum(values) == pytest.approx(told), name
+    assert all(process.copy_s > 0 for process in processes if process.role == "writer")
+
+
+def counters_of(metrics: Metrics) -> Metrics:
+    """Those of shmtransport."""
+    return {
+        place: value
+        for place, value in metrics.items()
+        if place[0].startswith("shmtransport_") and place[0].endswith("_total")
+    }
+
+
+def rings_in(metrics: Metrics) -> set[str]:
+    """The first characters of the ids of those that it tells of."""
+    return {dict(labels)["ring"] for name, labels in metrics if name == "shmtransport_capacity_bytes"}

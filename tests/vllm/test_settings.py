@@ -70,7 +70,7 @@ def test_the_capacity_that_was_asked_for_is_taken() -> None:
 LOOK = """
 import importlib, os, sys
 MODULES = ("vllm.v1.engine.core_client", "vllm.v1.engine.core", "vllm.renderers.base", "vllm.v1.serial_utils",
-           "vllm.distributed.device_communicators.shm_broadcast")
+           "vllm.distributed.device_communicators.shm_broadcast", "prometheus_client.multiprocess")
 os.environ |= dict(pair.split("=") for pair in sys.argv[2:])
 
 def objects():
@@ -111,6 +111,7 @@ WRAPPED = [
     "MPClient.shutdown",
     "MessageQueue.enqueue",
     "MsgpackEncoder.__init__",
+    "MultiProcessCollector.__init__",
     "SyncMPClient.__init__",
     "SyncMPClient._send_input",
 ]

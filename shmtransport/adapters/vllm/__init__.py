@@ -21,18 +21,25 @@ processes. It wraps a few methods of vLLM and does nothing else; docs/vllm.md sa
     merging     a batch in a worker without a copy
     returning   handles in outputs, back to the frontend
     leaving     removing names that killed processes leave
+    metrics     rings in vLLM's /metrics
 """
 
 from typing import Final
 
-from shmtransport.adapters.vllm import core, encoding, forwarding, frontend, merging
-from shmtransport.adapters.vllm.seams import Patches, logger
+from shmtransport.adapters.vllm import core, encoding, forwarding, frontend, merging, metrics
+from shmtransport.adapters.vllm.seams import Module, Patches, logger
 from shmtransport.adapters.vllm.settings import Settings
 from shmtransport.errors import ConfigError
 
-__all__ = ["register"]
+__all__ = ["modules", "register"]
 
 _patches: Final[list[Patches]] = []
+
+
+def modules(settings: Settings) -> tuple[Module, ...]:
+    """All that is wrapped, by module of vLLM. Nothing is by this call."""
+    others = (core.module(settings), forwarding.module(), encoding.module(), merging.module(), metrics.module())
+    return (*frontend.modules(settings), *others)
 
 
 def register() -> None:
@@ -52,6 +59,5 @@ def register() -> None:
         return
     if settings.log_level is not None:
         logger.setLevel(settings.log_level)
-    modules = (core.module(settings), forwarding.module(), encoding.module(), merging.module())
-    _patches.append(Patches((*frontend.modules(settings), *modules)))
+    _patches.append(Patches(modules(settings)))
     _patches[0].apply()

@@ -17,6 +17,7 @@ from functools import partial
 from typing import Any, Final
 
 from shmtransport import handles
+from shmtransport.adapters.vllm import metrics
 from shmtransport.adapters.vllm.leaving import Leaving
 from shmtransport.adapters.vllm.rings import ERROR, PEER, JoinedRings
 from shmtransport.adapters.vllm.seams import logger
@@ -127,6 +128,7 @@ class Returns:
         answer = self.rings.join(ring_id, handles.VERSION)
         if PEER in answer:
             self._leaving.note(ring_id)
+            metrics.show(ring_id)
             self._peers[engine] = answer[PEER]
         else:
             logger.debug("a return ring was not joined: %s", answer[ERROR])

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 logger = logging.getLogger("vllm.plugins.shmtransport")  # below "vllm", whose handler and level it takes
 
@@ -62,6 +62,32 @@ def _checked(module: ModuleType, seam: Seam) -> tuple[type, Callable[..., Any]]:
     if seam.mentions and seam.mentions not in inspect.unwrap(original).__code__.co_names:
         raise SeamError(f"{place} does not use {seam.mentions}")
     return owner, original
+
+
+class Look(NamedTuple):
+    """A seam that was looked for, or a whole module that could not be."""
+
+    place: str
+    state: Literal["found", "missing", "left out", "unseen"]
+    """left out: it is optional."""
+    why: str = ""
+    """What is there instead; empty for one that was found."""
+
+
+def look(module: Module, loaded: ModuleType | None) -> list[Look]:
+    """Whether each of ``module``'s seams is in vLLM's module, None if that is not there. Wraps nothing."""
+    looks = []
+    for seam in module.seams:
+        place = f"{module.name}.{seam.owner}.{seam.name}"
+        try:
+            if loaded is None:
+                raise SeamError(f"{place} is not there")
+            _checked(loaded, seam)
+        except SeamError as error:
+            looks.append(Look(place, "left out" if seam.optional else "missing", str(error)))
+        else:
+            looks.append(Look(place, "found"))
+    return looks
 
 
 def _is_left_out(module: ModuleType, seam: Seam) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from shmtransport.adapters.vllm import staging
+from shmtransport.adapters.vllm import metrics, staging
 from shmtransport.adapters.vllm.ahead import GrowsAhead
 from shmtransport.adapters.vllm.leaving import Leaving
 from shmtransport.adapters.vllm.rings import KEY
@@ -55,6 +55,7 @@ class SharedRing:
             name="vLLM frontend",
         )
         self.leaving.note(ring.id)
+        metrics.show(ring.id)
         self._growth = GrowsAhead(ring)
         self.ring = ring
         return ring
