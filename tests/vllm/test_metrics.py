@@ -25,9 +25,9 @@ register()
 where = []
 rings = observing.rings
 
-def noted():
+def noted(*wanted):
     where.append("event loop" if asyncio._get_running_loop() else "thread")
-    return rings()
+    return rings(*wanted)
 
 observing.rings = noted
 app = FastAPI()
