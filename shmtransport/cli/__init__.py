@@ -1,10 +1,18 @@
 """The command line: one typer application, to which each command is added from where it is written.
 
+    ls, stat, top    what rings do, seen from outside
+    reap             what dead processes left
+    screen           how these are printed
+
 Needs the ``cli`` extra; without it `shmtransport.__main__` prints how to get it.
 """
 
 import typer
 
+from shmtransport.cli.ls import ls
+from shmtransport.cli.reap import reap
+from shmtransport.cli.stat import stat
+from shmtransport.cli.top import top
 from shmtransport.demo.command import demo
 from shmtransport.demo_vllm.command import demo_vllm
 from shmtransport.doctor.command import doctor
@@ -23,6 +31,10 @@ def shmtransport() -> None:
     """Tensors between processes through shared memory: only handles cross the socket."""
 
 
+app.command()(ls)
+app.command()(stat)
+app.command()(top)
+app.command()(reap)
 app.command()(doctor)
 app.command()(demo)
 app.command()(demo_vllm)

@@ -13,9 +13,9 @@ from shmtransport.formatting import size
 from shmtransport.observing import Found, State
 from shmtransport.segment.room import SHM_DIRECTORY
 
-_SWEEP: Final = 'python -c "import shmtransport; shmtransport.sweep()"'
+_REAP: Final = "shmtransport reap"
 _BAD: Final[dict[State, tuple[Level, str, str]]] = {
-    "orphan": ("warning", "left by processes that are dead; the next start removes it", _SWEEP),
+    "orphan": ("warning", "left by processes that are dead; the next start removes it", _REAP),
     "orphaned": ("note", "its writer is dead, and readers still hold it", "end them: {holders}"),
     "foreign": ("note", "of another version of shmtransport", "install one version in all processes that share a ring"),
     "damaged": ("warning", "damaged, or somebody has taken its name", "once its processes have ended, rm {names}"),
