@@ -2,6 +2,7 @@
 
     ls, stat, top    what rings do, seen from outside
     reap             what dead processes left
+    bench            whether it pays on this machine; `racing` measures
     screen           how these are printed
 
 Needs the ``cli`` extra; without it `shmtransport.__main__` prints how to get it.
@@ -9,6 +10,7 @@ Needs the ``cli`` extra; without it `shmtransport.__main__` prints how to get it
 
 import typer
 
+from shmtransport.cli.bench import bench
 from shmtransport.cli.ls import ls
 from shmtransport.cli.reap import reap
 from shmtransport.cli.stat import stat
@@ -36,5 +38,6 @@ app.command()(stat)
 app.command()(top)
 app.command()(reap)
 app.command()(doctor)
+app.command()(bench)
 app.command()(demo)
 app.command()(demo_vllm)

@@ -1,6 +1,7 @@
 """The engine process: receives requests, checks every byte, embeds every patch, answers with a receipt.
 
-Started by the frontend as ``python -m shmtransport.demo.engine DIRECTORY``. Its standard input is a pipe on
+Started by the frontend as ``python -m shmtransport.demo.engine DIRECTORY [--only-check]``; with that option it embeds
+nothing, and takes tensors of any shape. Its standard input is a pipe on
 which nothing is ever written: it ends when the frontend does, however that ends, and so does the engine.
 """
 
@@ -18,6 +19,7 @@ from shmtransport.demo.sockets import RECEIPTS, Socket, Sockets
 from shmtransport.demo.transports import WAYS, Transport
 
 HIDDEN = 16
+ONLY_CHECK = "--only-check"
 
 
 class PatchEmbedding:
@@ -34,18 +36,17 @@ class PatchEmbedding:
         return embedded[0].flatten(1).T
 
 
-def inspect(request: Request, embed: PatchEmbedding) -> tuple[int, int]:
+def inspect(request: Request, embed: PatchEmbedding | None) -> tuple[int, int]:
     """How many images have their checksum, and how many patches were embedded to finite numbers."""
     verified = patches = 0
     for image, expected in zip(request.images, request.checksums, strict=True):
         verified += checksum(image) == expected
-        patches += int(embed(image).isfinite().all(1).sum())
+        patches += int(embed(image).isfinite().all(1).sum()) if embed is not None else 0
     return verified, patches
 
 
-def serve(transports: list[Transport], receipts: Socket, frontend: int) -> None:
+def serve(transports: list[Transport], receipts: Socket, frontend: int, embed: PatchEmbedding | None) -> None:
     """Answers every request with a receipt, until ``frontend``, a pipe on which nothing is said, has ended."""
-    embed = PatchEmbedding()
     poller = zmq.Poller()
     for source in (frontend, *(transport.socket for transport in transports)):
         poller.register(source, zmq.POLLIN)
@@ -72,7 +73,8 @@ def main() -> None:
     torch.set_num_threads(1)  # threads that wait for the next operation would take the frontend's time
     with Sockets(Path(sys.argv[1]), binds=False) as sockets:
         transports = [way(sockets) for way in WAYS]
-        serve(transports, sockets.open(RECEIPTS), sys.stdin.fileno())
+        embed = None if ONLY_CHECK in sys.argv[2:] else PatchEmbedding()
+        serve(transports, sockets.open(RECEIPTS), sys.stdin.fileno(), embed)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ No image stands where it stood in the request before: memory that was not writte
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -22,7 +22,6 @@ from shmtransport.demo.settings import WARM_UP, Settings
 from shmtransport.demo.sockets import RECEIPTS, Sockets
 from shmtransport.demo.transports import WAYS, Multipart, Pickle, SharedMemory, Transport
 
-START_TIMEOUT_S = 120.0
 REQUEST_TIMEOUT_S = 60.0
 
 SHARED_MEMORY = Path("/dev/shm")
@@ -40,22 +39,32 @@ def run(settings: Settings, watch: Watch | None = None) -> Report:
     Raises `EngineError`, and what the library raises, `OutOfSharedMemoryError` above all.
     """
     samples: Samples = defaultdict(list)
-    with ExitStack() as stack:
-        directory = Path(stack.enter_context(TemporaryDirectory(prefix="shmtransport-demo-")))
-        nbytes = settings.ring_nbytes  # in one segment, so that all of it is faulted in from the start
-        ring = stack.enter_context(Ring.create(nbytes, segment=nbytes, on_full="raise", name="frontend"))
-        sockets = stack.enter_context(Sockets(directory, binds=True))
-        shared, *rivals = SharedMemory(sockets, ring), Multipart(sockets), Pickle(sockets)
-        engine = stack.enter_context(EngineProcess(directory, sockets.open(RECEIPTS)))
+    with connected(settings.ring_nbytes) as (ring_id, transports, engine):
         pixels = pixel_tensors(max(settings.images) + 1)
-        engine.receipt(START_TIMEOUT_S)
-        shared.join()
+        engine.begin()
         for kind, request in requests(settings, pixels):
-            for transport in (shared, *rivals):
+            for transport in transports:
                 samples[kind, transport.name].append(exchange(transport, request, engine))
                 if watch is not None:
                     watch(f"{kind.images} × {kind.dtype}, {transport.name}", kind.images)
-    return report_of(settings, samples, left_nbytes(ring.id))
+    return report_of(settings, samples, left_nbytes(ring_id))
+
+
+@contextmanager
+def connected(ring_nbytes: int, *options: str) -> Iterator[tuple[str, list[Transport], EngineProcess]]:
+    """The id of a ring of ``ring_nbytes``, this process's end of each way, and an engine, started with ``options``.
+
+    When the block ends both processes have given everything back.
+    """
+    with ExitStack() as stack:
+        directory = Path(stack.enter_context(TemporaryDirectory(prefix="shmtransport-demo-")))
+        # In one segment, so that all of it is faulted in from the start.
+        ring = stack.enter_context(Ring.create(ring_nbytes, segment=ring_nbytes, on_full="raise", name="frontend"))
+        sockets = stack.enter_context(Sockets(directory, binds=True))
+        shared = SharedMemory(sockets, ring)
+        transports: list[Transport] = [shared, Multipart(sockets), Pickle(sockets)]
+        engine = stack.enter_context(EngineProcess(directory, sockets.open(RECEIPTS), options, shared.join))
+        yield ring.id, transports, engine
 
 
 def exchange(transport: Transport, request: Request, engine: EngineProcess) -> Sample:

@@ -19,7 +19,7 @@ def render(report: Report) -> RenderableType:
     for _, rows in groupby(report.rows, key=lambda row: (row.images, row.dtype)):
         _add_group(table, list(rows))
     title = Text("From images in the frontend's hands to tensors in the engine's", "bold")
-    return Group("", title, "", table, "", _verdict(report), _machine(report.machine), "")
+    return Group("", title, "", table, "", _verdict(report), machine_line(report.machine), "")
 
 
 def _add_group(table: Table, rows: list[Row]) -> None:
@@ -32,7 +32,7 @@ def _add_group(table: Table, rows: list[Row]) -> None:
     for row in rows:
         table.add_row(
             f"  {row.transport}",
-            _time(row.seconds),
+            time_of(row.seconds),
             f"{row.payload_nbytes / row.seconds / 1e9:.1f}",
             "" if row is ours else f"{row.seconds / ours.seconds:.1f} ×",
             _size(row.wire_nbytes),
@@ -55,13 +55,13 @@ def _verdict(report: Report) -> Text:
     return verdict
 
 
-def _machine(machine: Machine) -> Text:
+def machine_line(machine: Machine) -> Text:
     cores = f"{machine.cores} core{'s' * (machine.cores != 1)}"
     versions = f"Python {machine.python}, torch {machine.torch}, ZMQ {machine.zmq}"
     return Text(f"{machine.cpu}, {cores}, Linux {machine.kernel}\n{versions}", "dim")
 
 
-def _time(seconds: float) -> str:
+def time_of(seconds: float) -> str:
     if seconds < 1:
         return f"{seconds * 1e3:.2f} ms" if seconds < 0.01 else f"{seconds * 1e3:.0f} ms"
     return f"{seconds:.2f} s"

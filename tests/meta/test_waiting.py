@@ -57,7 +57,6 @@ ARGUED = {
     "demo/engine_process.py EngineProcess.__exit__ self._process.wait": "for a process that was killed",
     "demo/engine_process.py EngineProcess.receipt self._process.poll": "Popen.poll never waits",
     "demo/engine_process.py EngineProcess.receipt self._receipts.recv": _DEMO,
-    "demo/frontend.py run shared.join": "SharedMemory.join, which has TIMEOUT_S",
     "demo/transports.py Multipart.send self.socket.send_multipart": _DEMO,
     "demo_vllm/processes.py _end process.poll": "Popen.poll never waits",
     "demo_vllm/processes.py _end process.wait": "for a process that was killed",

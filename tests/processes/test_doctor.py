@@ -155,8 +155,9 @@ def test_an_orphan_is_named_and_its_remedy_removes_it() -> None:
     namespace = with_shared_memory("size=64m")
     orphan = examined(prefix=namespace, before=ORPHAN).of("rings", "warning")
     assert re.match(r"ring [0-9a-f]{32}, 1\.0 MiB of posix: left by processes that are dead", orphan.text)
-    _, *remedy = shlex.split(orphan.remedy)
-    mended = examined(prefix=namespace, before=f"{ORPHAN}\nsubprocess.run([sys.executable, *{remedy}], check=True)")
+    remedy = ["-m", *shlex.split(orphan.remedy)]  # the command, by this Python
+    mend = f"subprocess.run([sys.executable, *{remedy}], check=True, stdout=subprocess.DEVNULL)"
+    mended = examined(prefix=namespace, before=f"{ORPHAN}\n{mend}")
     assert mended.of("rings", "ok").text == "none of living writers"
     assert "left by" not in str(mended)
 
