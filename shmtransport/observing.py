@@ -26,7 +26,8 @@ State: TypeAlias = Literal[
 
     alive      its writer lives
     orphaned   its writer is dead; readers still hold what they have, and the last of them removes it
-    orphan     nobody holds it: the next start removes it, or `shmtransport.sweep`
+    orphan     nobody holds it: the next start removes it, or `shmtransport.sweep`. Of an anonymous ring (memfd) only
+               its writer can be asked who reads: where that is dead, readers may hold memory, which goes with them
     unready    its writer is creating it just now
     gone       it went while it was looked at
     foreign    of another version of shmtransport, which can read it

@@ -10,6 +10,7 @@ from shmtransport.cli.screen import (
     console,
     details,
     living_readers,
+    name_of,
     print_json,
     state_of,
     table,
@@ -24,7 +25,7 @@ def ls(as_json: Annotated[bool, typer.Option("--json", help="Print JSON, and not
     A ring whose writer is dead is *orphaned* while readers hold it, and an *orphan* when nobody does: `reap` removes
     it. Of other users' rings only root sees more than that they are there. Looking disturbs no ring.
 
-    The exit status is 0, also where there are none.
+    The exit status is 0, also where there are none; 2 for a wrong option.
     """
     found = observing.rings()
     if as_json:
@@ -35,17 +36,30 @@ def ls(as_json: Annotated[bool, typer.Option("--json", help="Print JSON, and not
         screen.print("no ring on this host: none of this user's, and no other's in /dev/shm")
         return
     rows = table(
-        "ring", "state", "writer", "backing", "used", "of", "blocks", "readers", "age", left=("ring", "state", "writer")
+        "ring",
+        "state",
+        "writer",
+        "pid",
+        "backing",
+        "used",
+        "of",
+        "blocks",
+        "readers",
+        "age",
+        left=("ring", "state", "writer"),
+        shrinks="writer",
     )
     for each in found:
         seen = each.statistics
         if seen is None:
-            rows.add_row(each.ring_id[:ID_LENGTH], state_of(each), f"user {each.uid}", each.backing)
+            rows.add_row(each.ring_id[:ID_LENGTH], state_of(each), f"user {each.uid}", "", each.backing)
             continue
+        writer = writer_of(seen)
         rows.add_row(
             each.ring_id[:ID_LENGTH],
             state_of(each),
-            writer_of(seen),
+            name_of(writer, role=False) if writer else "",
+            str(writer.pid) if writer else "",
             each.backing,
             size(seen.used_nbytes),
             size(seen.capacity_nbytes),

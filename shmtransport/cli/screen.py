@@ -17,6 +17,7 @@ from shmtransport.observing import Found, State
 from shmtransport.statistics import Process, RingStatistics
 
 COLUMNS: Final = 80
+_WRAPPED: Final[dict[str, Any]] = {"subsequent_indent": 9 * " ", "break_on_hyphens": False}
 ID_LENGTH: Final = 8
 """Characters of a ring's id that are shown; any unique beginning names a ring."""
 
@@ -33,10 +34,11 @@ REASONS: Final[dict[InlineReason, str]] = {
 
 
 def console() -> Console:
-    """Never wider than 80 columns, so that what a pipe gets is what a terminal shows."""
+    """Never wider than 80 columns, so that what a pipe gets is what a terminal shows. Strings are printed as they are:
+    another user chooses their rings' names, and what looks like markup in one is none."""
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # names may be in more than a terminal knows
-    made = Console(highlight=False)
+    made = Console(highlight=False, markup=False)
     made.width = min(made.width, COLUMNS) if made.is_terminal else COLUMNS
     return made
 
@@ -47,11 +49,12 @@ def print_json(value: Any) -> None:
     sys.stdout.flush()
 
 
-def table(*headings: str, left: Iterable[str] = ()) -> Table:
-    """Numbers to the right, the columns in ``left`` to the left; what does not fit ends in an ellipsis."""
+def table(*headings: str, left: Iterable[str] = (), shrinks: str = "") -> Table:
+    """Numbers to the right, the columns in ``left`` to the left. What does not fit is taken from the one of names,
+    ``shrinks``."""
     made = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim", show_edge=False)
     for heading in headings:
-        made.add_column(heading, justify="left" if heading in left else "right", no_wrap=True)
+        made.add_column(heading, justify="left" if heading in left else "right", no_wrap=heading != shrinks)
     return made
 
 
@@ -59,10 +62,14 @@ def state_of(found: Found) -> Text:
     return Text(found.state, STYLES.get(found.state, "cyan"))
 
 
-def writer_of(seen: RingStatistics) -> str:
-    """Its name and pid."""
-    writer = next((process for process in seen.processes if process.role == "writer"), None)
-    return "" if writer is None else f"{writer.name or '?'} {writer.pid}"
+def name_of(process: Process, *, role: bool = True) -> Text:
+    """What it calls itself, on one line and without anything that a terminal would obey; cut where there is no room."""
+    name = "".join(letter if letter.isprintable() else "?" for letter in process.name) or "?"
+    return Text(f"{process.role} {name}" if role else name, no_wrap=True, overflow="ellipsis")
+
+
+def writer_of(seen: RingStatistics) -> Process | None:
+    return next((process for process in seen.processes if process.role == "writer"), None)
 
 
 def living_readers(seen: RingStatistics) -> int:
@@ -71,11 +78,13 @@ def living_readers(seen: RingStatistics) -> int:
 
 def process_table(processes: Sequence[Process]) -> Table:
     """Who has a place, and what it holds."""
-    made = table("process", "pid", "", "joined", "blocks", "bytes", "oldest", "unopened", left=("process", ""))
+    made = table(
+        "process", "pid", "", "joined", "blocks", "bytes", "oldest", "unopened", left=("process", ""), shrinks="process"
+    )
     for each in processes:
         holds = (size(each.leased_nbytes), duration(each.oldest_lease_s)) if each.leased_blocks else ("", "")
         made.add_row(
-            f"{each.role} {each.name}",
+            name_of(each),
             str(each.pid),
             Text("alive", "green") if each.alive else Text("dead", "red"),
             duration(each.joined_s),
@@ -89,7 +98,7 @@ def process_table(processes: Sequence[Process]) -> Table:
 def details(found: Iterable[Found]) -> list[Text]:
     """Why there are no statistics of some of them."""
     return [
-        Text(textwrap.fill(f"{each.ring_id[:ID_LENGTH]} {each.detail}", COLUMNS, subsequent_indent=9 * " "))
+        Text(textwrap.fill(f"{each.ring_id[:ID_LENGTH]} {each.detail}", COLUMNS, **_WRAPPED))
         for each in found
         if each.detail
     ]

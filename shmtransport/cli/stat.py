@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from shmtransport import observing
-from shmtransport.cli.screen import REASONS, console, print_json, process_table, state_of, table
+from shmtransport.cli.screen import REASONS, console, name_of, print_json, process_table, state_of, table
 from shmtransport.formatting import duration, size
 from shmtransport.observing import Found
 from shmtransport.statistics import Process, RingStatistics
@@ -22,11 +22,12 @@ def stat(
 ) -> None:
     """One ring: who holds what and since when, what was moved, what went inline and why.
 
-    The exit status is 0; 1 if there is no such ring, more than one, or it cannot be read.
+    The exit status is 0; 1 if there is no such ring, more than one, or it cannot be read; 2 for a wrong option.
     """
     found = [each for each in observing.rings(lambda ring_id: ring_id.startswith(ring)) if ring]
     if len(found) != 1:
-        _fail(f"{'no ring' if not found else f'{len(found)} rings'} on this host with an id that begins with {ring!r}")
+        ids = "".join(f"\n  {each.ring_id}" for each in found)
+        _fail(f"{len(found) or 'no'} rings on this host have an id that begins with {ring!r}{':' if ids else ''}{ids}")
     (one,) = found
     if as_json:
         print_json(one)
@@ -61,12 +62,22 @@ def _shown(found: Found, seen: RingStatistics) -> Iterable[RenderableType]:
 
 def _counters(processes: list[Process]) -> Table:
     made = table(
-        "process", "written", "blocks", "GB/s", "sent", "opened", "bytes", "waited", "revoked", left=("process",)
+        "process",
+        "written",
+        "blocks",
+        "GB/s",
+        "sent",
+        "opened",
+        "bytes",
+        "waited",
+        "revoked",
+        left=("process",),
+        shrinks="process",
     )
     for each in processes:
         speed = f"{each.copied_nbytes / each.copy_s / 1e9:.1f}" if each.copy_s else ""
         made.add_row(
-            f"{each.role} {each.name}",
+            name_of(each),
             size(each.written_nbytes) if each.writes else "",
             str(each.writes or ""),
             speed,

@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.text import Text
 
 from shmtransport import observing
-from shmtransport.cli.screen import ID_LENGTH, REASONS, console, details, print_json, process_table, state_of, writer_of
+from shmtransport.cli.screen import ID_LENGTH, REASONS, console, details, print_json, process_table, state_of
 from shmtransport.formatting import duration, size
 from shmtransport.observing import Found
 from shmtransport.statistics import Process, RingStatistics
@@ -51,7 +51,7 @@ def top(
     In a terminal the picture is drawn in its place, until Ctrl-C. Into a pipe one is printed after another, and one in
     all without --count. Looking costs a ring's processes nothing that can be measured.
 
-    The exit status is 0.
+    The exit status is 0; 2 for a wrong option.
     """
     screen = console()
     pictures = _pictures(interval, count or (0 if screen.is_terminal or as_json else 1))
@@ -140,7 +140,7 @@ def _ring(found: Found, rates: Rates, *, unicode: bool) -> Iterator[RenderableTy
         return
     yield ""
     yield Text.assemble(
-        (found.ring_id[:ID_LENGTH], "bold"), "  ", state_of(found), f"  {seen.backing}  {writer_of(seen)}"
+        (found.ring_id[:ID_LENGTH], "bold"), "  ", state_of(found), f"  {seen.backing}, {duration(seen.age_s)} old"
     )
     filled = round(_BAR_COLUMNS * seen.used_nbytes / max(seen.capacity_nbytes, 1))
     bar = ("█" if unicode else "#") * filled + ("░" if unicode else ".") * (_BAR_COLUMNS - filled)

@@ -104,7 +104,7 @@ def test_where_there_is_no_ring_each_says_so() -> None:
 
 def test_ls_shows_who_owns_a_ring_and_what_it_holds(writer: Child) -> None:
     heading, row = shmtransport("ls").splitlines()
-    assert heading.split() == "ring state writer backing used of blocks readers age".split()
+    assert heading.split() == "ring state writer pid backing used of blocks readers age".split()
     ring_id = writer.ask("ring.id")
     assert row.split()[:-2] == [
         *(ring_id[:8], "alive", "painter", str(writer.pid), BACKING, "2.0", "MiB", "64.0", "MiB", "2", "1")
@@ -118,6 +118,34 @@ def test_stat_shows_what_each_process_holds_and_has_done(writer: Child) -> None:
     assert re.search(r"writer painter +2.0 MiB +2 +[\d.]+ +1", shown)
     assert re.search(r"1 full +no room after growth and reaping", shown)
     assert "largest free extent 14.0 MiB" in shown
+
+
+def test_a_long_name_is_cut_and_nothing_else() -> None:
+    with child("quick") as process:
+        process.run("ring = Ring.create('64MiB', segment='1MiB', name=31 * 'n'); held = ring.put(pixels(1))")
+        ring_id = process.ask("ring.id")
+        for command in (["ls"], ["stat", ring_id], ["top", "--interval", "0.1"]):
+            shown = shmtransport(*command)
+            assert all(part in shown for part in (ring_id[:8], str(process.pid), "nnnn", "MiB"))
+
+
+def test_of_several_rings_that_begin_alike_stat_names_them() -> None:
+    with child("quick") as process:
+        process.run("rings = [Ring.create('1MiB', segment='1MiB') for _ in range(17)]")  # of 16 first digits
+        ids = process.ask("[ring.id for ring in rings]")
+        digit = next(each[0] for each in ids if sum(other[0] == each[0] for other in ids) > 1)
+        said = shmtransport("stat", digit, fails=True)
+        assert all(each in said for each in ids if each[0] == digit)
+        assert shmtransport("stat", ids[0]).startswith(f"ring {ids[0]}")
+
+
+@pytest.mark.parametrize("name", ["[/x]", "[red]x[/red]", "\x1b]0;x\x07", "a\nb"])
+def test_a_name_is_shown_and_never_obeyed(name: str) -> None:
+    with child("quick") as process:
+        process.run("ring = Ring.create('4MiB', segment='1MiB', name=name)", name=name)
+        ring_id, shown = process.ask("ring.id"), re.sub(r"[\x00-\x1f]", "?", name)
+        for command in (["ls"], ["stat", ring_id], ["top", "--interval", "0.1"]):
+            assert shown in shmtransport(*command)
 
 
 def test_json_is_what_is_observed(writer: Child) -> None:

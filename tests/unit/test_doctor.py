@@ -15,7 +15,6 @@ from shmtransport.doctor.findings import Level
 from shmtransport.doctor.remedies import enlarged
 from shmtransport.doctor.settings import KNOWN
 from shmtransport.doctor.text import rendered, verdict
-from shmtransport.formatting import size
 from tests.support import ROOT
 
 GIB = 1 << 30
@@ -134,15 +133,6 @@ def test_a_look_that_takes_too_long_is_ended() -> None:
 )
 def test_each_limit_has_a_remedy_of_its_own(limit: str, remedy: str) -> None:
     assert enlarged(limit, 5 * GIB // 2, GIB).startswith(remedy)
-
-
-@pytest.mark.parametrize(
-    ("nbytes", "text"),
-    [(0, "0 bytes"), (1023, "1023 bytes"), (1024, "1.0 KiB"), (8 << 20, "8.0 MiB"), (514 << 20, "514 MiB"),
-     (5 * GIB, "5.0 GiB"), (2000 * GIB, "2.0 TiB"), (1 << 52, "4096 TiB")],
-)  # fmt: skip
-def test_sizes_read_well(nbytes: int, text: str) -> None:
-    assert size(nbytes) == text
 
 
 @pytest.mark.parametrize("backing", ["posix", "memfd", "auto"])
