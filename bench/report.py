@@ -195,6 +195,7 @@ SECTIONS: Final[Mapping[str, tuple[str, Callable[[Result], Iterator[str]]]]] = {
     "issue_16461": ("The issue that began it: vLLM 16461", issue_section),
     "interference": ("Tail and interference", interference_section),
     "gpu": ("To the GPU", gpu_section),
+    "gpu_tensors": ("From a GPU to another process on it", gpu_section),
     "gpu_vllm": ("Real vLLM on one GPU", gpu_vllm_section),
     "gpu_vllm_tp2": ("Real vLLM on two GPUs", gpu_vllm_section),
     "abuse": ("What is left when things go wrong", abuse_section),

@@ -29,10 +29,7 @@ static struct {
     int (*capture_mode)(int *);
 } driver;
 
-static const struct {
-    const char *name;
-    void *function; /* a field of `driver` */
-} needed[] = {
+static const shmt_cuda_function needed[] = {
     {"cuDeviceGetCount", &driver.device_count},
     {"cuDeviceGet", &driver.device_get},
     {"cuDevicePrimaryCtxGetState", &driver.state},
@@ -59,17 +56,22 @@ static pthread_mutex_t guard = PTHREAD_MUTEX_INITIALIZER; /* of the look for con
 static _Atomic bool loaded;
 static _Atomic uint64_t registered_nbytes;
 
-const char *shmt_cuda_load(const char *path) {
-    if (atomic_load_explicit(&loaded, memory_order_acquire)) return NULL;
+const char *shmt_cuda_find(const char *path, const shmt_cuda_function *functions, size_t length) {
     void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL); /* never closed: a process has one driver */
     if (!library) return path;
-    for (size_t i = 0; i < sizeof needed / sizeof *needed; i++) {
-        void *found = dlsym(library, needed[i].name);
-        if (!found) return needed[i].name;
-        memcpy(needed[i].function, &found, sizeof found);
+    for (size_t i = 0; i < length; i++) {
+        void *found = dlsym(library, functions[i].name);
+        if (!found) return functions[i].name;
+        memcpy(functions[i].function, &found, sizeof found);
     }
-    atomic_store_explicit(&loaded, true, memory_order_release);
     return NULL;
+}
+
+const char *shmt_cuda_load(const char *path) {
+    if (atomic_load_explicit(&loaded, memory_order_acquire)) return NULL;
+    const char *missing = shmt_cuda_find(path, needed, sizeof needed / sizeof *needed);
+    if (!missing) atomic_store_explicit(&loaded, true, memory_order_release);
+    return missing;
 }
 
 static int length_of_devices(void) {
@@ -113,6 +115,12 @@ static void leave(int mode) {
     driver.capture_mode(&mode);
     driver.pop(&context);
 }
+
+bool shmt_cuda_enter(int ordinal, int *mode) {
+    return ordinal >= 0 && ordinal < length_of_devices() && enter(context_of(ordinal), mode);
+}
+
+void shmt_cuda_leave(int mode) { leave(mode); }
 
 int shmt_cuda_register(void *base, size_t nbytes, bool writable) {
     int mode;

@@ -19,6 +19,18 @@
  * has succeeded it does nothing. */
 const char *shmt_cuda_load(const char *path);
 
+/* For files that call more of it: a function by name, and where its address goes. Answers as shmt_cuda_load(). */
+typedef struct shmt_cuda_function {
+    const char *name;
+    void *function;
+} shmt_cuda_function;
+const char *shmt_cuda_find(const char *path, const shmt_cuda_function *functions, size_t length);
+
+/* Makes the context of device `ordinal` current, for some calls of this thread that have nothing to do with graphs which
+ * others capture meanwhile; false, and nothing to leave, if the application has not made it. After shmt_cuda_load(). */
+bool shmt_cuda_enter(int ordinal, int *mode);
+void shmt_cuda_leave(int mode);
+
 /* Page-locks memory for DMA from every device; `writable` says how it is mapped. Wants a context, any. */
 int shmt_cuda_register(void *base, size_t nbytes, bool writable);
 void shmt_cuda_unregister(void *base, size_t nbytes);

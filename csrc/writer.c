@@ -126,6 +126,38 @@ shmt_status shmt_allocate_wait(shmt_attachment *attachment, uint64_t nbytes, int
     return status == SHMT_FULL || status == SHMT_NO_ENTRY ? SHMT_TIMEOUT : status;
 }
 
+uint32_t shmt_holders(shmt_attachment *attachment, uint32_t entry, uint32_t generation) {
+    uint32_t mask = 0;
+    pthread_mutex_lock(&attachment->mutex);
+    const shmt_local *local = &attachment->locals[entry];
+    if (attachment->held[entry].nbytes && local->generation == generation) {
+        /* SYNC C-RELEASE: every reader's last look at the block came before its bit went out. */
+        mask = shmt_word_mask(atomic_load_explicit(&attachment->entries[entry].word, memory_order_acquire));
+        mask &= ~shmt_bit(SHMT_WRITER);
+        if (local->tensors || local->in_flight) mask |= shmt_bit(SHMT_WRITER);
+    }
+    pthread_mutex_unlock(&attachment->mutex);
+    return mask;
+}
+
+uint32_t shmt_released(const shmt_attachment *attachment) {
+    return atomic_load_explicit(&attachment->header->released, memory_order_seq_cst);
+}
+
+shmt_status shmt_wait_released(shmt_attachment *attachment, uint32_t released, int64_t timeout_ns) {
+    shmt_status status = shmt_check(attachment);
+    if (status != SHMT_OK) return status;
+    shmt_header *header = attachment->header;
+    int64_t start = shmt_now_ns();
+    atomic_fetch_add_explicit(&header->waiting, 1, memory_order_seq_cst);
+    shmt_ring_bells(attachment);
+    shmt_reap(attachment);
+    shmt_wait(&header->released, released, timeout_ns < SHMT_SLICE_NS ? timeout_ns : SHMT_SLICE_NS);
+    atomic_fetch_sub_explicit(&header->waiting, 1, memory_order_seq_cst);
+    atomic_fetch_add_explicit(&attachment->rows[SHMT_WRITER].wait_ns, (uint64_t)(shmt_now_ns() - start), memory_order_relaxed);
+    return SHMT_OK;
+}
+
 void shmt_room_now(shmt_attachment *attachment, shmt_room *room) {
     pthread_mutex_lock(&attachment->mutex);
     if (!attachment->left) collect(attachment, true);

@@ -12,6 +12,15 @@ shmt_status shmt_allocate(shmt_attachment *attachment, uint64_t nbytes, shmt_lea
  * Sleeps in slices of 50 ms at most; other threads go on (the mutex is free while it sleeps). */
 shmt_status shmt_allocate_wait(shmt_attachment *attachment, uint64_t nbytes, int64_t timeout_ns, shmt_lease *lease);
 
+/* Mask of the indices that hold this block; 0 once it was given back. Our own bit is in it while we hold it, whatever the
+ * shared word says. */
+uint32_t shmt_holders(shmt_attachment *attachment, uint32_t entry, uint32_t generation);
+
+/* Waits until somebody has ended the last lease of a block since `released` was what shmt_released() said; reaps the
+ * dead. One slice of 50 ms at most; the caller looks at its condition again. */
+uint32_t shmt_released(const shmt_attachment *attachment);
+shmt_status shmt_wait_released(shmt_attachment *attachment, uint32_t released, int64_t timeout_ns);
+
 /* Bytes in blocks that are not harvested yet, bytes in all segments, largest free extent. */
 typedef struct shmt_room {
     uint64_t used_nbytes, total_nbytes, largest_nbytes;

@@ -9,11 +9,12 @@ General layout (imports only go down; tests/meta/test_layers.py holds it):
     L5  this module, adapters.vllm                     what people touch
         cli, doctor, metrics, demo                     and operate it by
     L4  ring, reader, endpoint                         the two ends of a ring, and what they share
+        device_pool                                    memory of a GPU under a ring's leases
         channel, asyncio, exchange                     objects over a socket, and the conversation behind them
         statistics, observing                          who holds what, from inside and from outside
-    L3  tensors, rejoining, dtypes                     payloads: torch and numpy
+    L3  tensors, device_tensors, rejoining, dtypes     payloads: torch and numpy
         handles, codec, messages                       wire formats
-    L2  attachment, copying, cuda                      faces of the C core: a process's place in a ring, copies, GPUs
+    L2  attachment, copying, cuda, device_memory       faces of the C core: a process's place in a ring, copies, GPUs
     L1  segment, layout, host, _core (csrc/)           named shared memory, the law of the bytes, the core
     L0  errors, config, formatting                     words
 
@@ -24,11 +25,13 @@ tail latency, throughput, microbenchmarks; in this order.
 from importlib.metadata import version
 
 from shmtransport.channel import Channel
+from shmtransport.device_pool import DevicePool
 from shmtransport.endpoint import Endpoint
 from shmtransport.errors import (
     ClosedError,
     ConfigError,
     CorruptSegmentError,
+    DeviceError,
     ForkedError,
     HandleError,
     InternalError,
@@ -59,6 +62,8 @@ __all__ = [
     "ClosedError",
     "ConfigError",
     "CorruptSegmentError",
+    "DeviceError",
+    "DevicePool",
     "Endpoint",
     "ForkedError",
     "Handle",

@@ -73,6 +73,8 @@ class Attachment:
         self._unmappable = False
         self.unregistered: set[int] = set()
         """Segments that `cuda.register` has not seen since they were mapped here."""
+        self.device_memories: list[object] = []
+        """Memory of device pools that stays open while this place is in use (`device_tensors`)."""
 
     def grow(self, nbytes: int) -> bool:
         """Adds a segment with room for ``nbytes``; False if that would exceed the capacity, or somebody has taken the

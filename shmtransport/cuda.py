@@ -23,12 +23,12 @@ import torch
 
 from shmtransport import _core
 from shmtransport.config import PINNED, pinned_budget_nbytes
-from shmtransport.errors import ShmTransportError
+from shmtransport.errors import DeviceError, ShmTransportError
 
 if TYPE_CHECKING:
     from shmtransport.attachment import Attachment
 
-_DRIVER: Final = "libcuda.so.1"
+DRIVER: Final = "libcuda.so.1"
 
 _log: Final = logging.getLogger(__name__)
 _lock = threading.Lock()
@@ -66,19 +66,34 @@ def register(attachment: "Attachment") -> None:
 def _register(attachment: "Attachment", number: int) -> int:
     """The driver's answer; 0 also where it was not asked, which was said then."""
     try:
-        if (missing := _core.cuda_load(_DRIVER)) is not None:
-            _warn("driver", f"no {missing} in this host's CUDA driver, which has to be of release 12.5 or newer")
-            return 0
+        load()
         nbytes, used, budget = attachment.core.segment_nbytes(number), _core.pinned_nbytes(), pinned_budget_nbytes()
         if used + nbytes > budget:
             _warn("budget", f"{PINNED} allows {budget} bytes, {used} are registered and {nbytes} more were wanted")
             return 0
-        _announce_captures()
-        attachment.core.keep()
+        end_by_event(attachment)
         return attachment.core.pin(number)
+    except DeviceError as error:
+        _warn("driver", str(error))
+        return 0
     except (ShmTransportError, MemoryError, OSError) as error:
         _warn("error", str(error))
         return 0
+
+
+def load() -> None:
+    """Raises `DeviceError` without a driver of CUDA 12.5 or newer."""
+    if (missing := _core.cuda_load(DRIVER)) is not None:
+        raise DeviceError(f"no {missing} in this host's CUDA driver, which has to be of release 12.5 or newer")
+
+
+def end_by_event(attachment: "Attachment") -> None:
+    """From now on leases of ``attachment`` end behind all that the process had enqueued when their tensors died.
+
+    The driver must be loaded. Idempotent.
+    """
+    _announce_captures()
+    attachment.core.keep()
 
 
 def _warn(cause: str, why: str) -> None:
@@ -94,6 +109,14 @@ def prepare(device: torch.device) -> None:
     """
     if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.zeros(1, device=device)
+
+
+def used(device: torch.device) -> torch.device:
+    """``device`` with its index, which the process uses from now on, as its caller asked for by naming it.
+
+    Raises what torch raises where there is no such device.
+    """
+    return torch.zeros(1, device=device).device
 
 
 def move(tensors: Sequence[torch.Tensor], device: torch.device, stream: torch.cuda.Stream | None) -> list[torch.Tensor]:

@@ -6,10 +6,10 @@ from typing import Self, TypeAlias
 import msgspec
 import torch
 
-from shmtransport import _core, statistics, tensors
+from shmtransport import _core, device_tensors, statistics, tensors
 from shmtransport.attachment import Attachment
 from shmtransport.errors import ClosedError, ConfigError, ForkedError, HandleError, SegmentError, UnsupportedTypeError
-from shmtransport.handles import HANDLE_MAGIC, INLINE_MAGIC, KIND_TORCH, Handle, Inline
+from shmtransport.handles import HANDLE_MAGIC, INLINE_MAGIC, KIND_DEVICE, KIND_NUMPY, KIND_TORCH, Handle, Inline
 from shmtransport.layout import InlineReason, Status
 from shmtransport.tensors import Description, Tensor
 
@@ -77,7 +77,25 @@ class Endpoint:
 
     def share_described(self, tensor: Tensor, description: Description, readers: bytes) -> Sendable:
         """`share` for a caller that has described the tensor already; ``readers`` as `peer_ids` gives them."""
+        block = self._device_block(tensor, description)
+        if block is not None and isinstance(tensor, torch.Tensor):
+            return self._share_block(block, tensor, description, readers)
         return self._share_at(description.address, tensor, description, readers)
+
+    def _share_block(
+        self, block: device_tensors.Block, tensor: torch.Tensor, description: Description, readers: bytes
+    ) -> Sendable:
+        """A handle for a view of a device's block: one of the block's record."""
+        block.event.record()
+        answer = self.attachment.core.share(block.lease.address, device_tensors.BLOCK.size, readers)
+        if isinstance(answer, int):
+            return self._inline(tensor, description, _REASONS[Status(answer)])
+        entry, generation, _, sender, ticket, sequence = answer
+        offset = tensor.data_ptr() - block.address
+        return Handle(
+            self.attachment.ring_id_bytes, entry, generation, offset, KIND_DEVICE, description.dtype,
+            description.shape, sender, ticket, sequence,
+        )  # fmt: skip
 
     def _share_at(self, address: int | None, tensor: Tensor, description: Description, readers: bytes) -> Sendable:
         """A handle for the bytes at ``address``, which are those of ``tensor``."""
@@ -170,7 +188,14 @@ class Endpoint:
 
     def holds(self, tensor: Tensor) -> bool:
         """Whether ``tensor`` is ring-backed in this ring."""
-        return self._holds(tensors.describe(tensor))
+        description = tensors.describe(tensor)
+        return self._holds(description) or self._device_block(tensor, description) is not None
+
+    def _device_block(self, tensor: Tensor, description: Description) -> device_tensors.Block | None:
+        """The block of a `DevicePool` of this ring that ``tensor`` is a view of."""
+        if description.address is not None or description.nbytes == 0 or not isinstance(tensor, torch.Tensor):
+            return None
+        return device_tensors.block_of(tensor, self._id)
 
     def _holds(self, description: Description) -> bool:
         address = description.address
@@ -215,17 +240,14 @@ def _open(attachment: Attachment, handle: Handle) -> Tensor:
     nbytes = handle.nbytes
     if not 0 < nbytes < 1 << 63:
         raise HandleError(f"a handle of {nbytes} bytes: such tensors travel inline")
+    place = (handle.offset, nbytes) if handle.kind != KIND_DEVICE else (0, device_tensors.BLOCK.size)
     while True:
         lease = attachment.core.open(
-            handle.entry,
-            handle.generation,
-            handle.offset,
-            nbytes,
-            handle.sender,
-            handle.ticket,
-            handle.sequence,
+            handle.entry, handle.generation, *place, handle.sender, handle.ticket, handle.sequence
         )
         if not isinstance(lease, int):
+            if handle.kind == KIND_DEVICE:
+                return device_tensors.open_tensor(attachment, lease, handle)
             return tensors.build(lease, handle.kind, handle.dtype, handle.shape)
         try:
             attachment.map_segment(lease)
@@ -265,7 +287,7 @@ def peer_ids(readers: str | Endpoint | Iterable[str | Endpoint]) -> bytes:
 def _as_torch(sent: Sent) -> Sendable:
     """Of a tensor, be it sent as an array."""
     sent = sent if isinstance(sent, (Handle, Inline)) else _parse(sent)
-    return msgspec.structs.replace(sent, kind=KIND_TORCH)
+    return msgspec.structs.replace(sent, kind=KIND_TORCH) if sent.kind == KIND_NUMPY else sent
 
 
 def _parse(wire: bytes | bytearray | memoryview) -> Sendable:

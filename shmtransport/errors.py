@@ -10,6 +10,7 @@
     ├── SegmentError(OSError)             the host
     │   ├── SegmentNotFoundError(FileNotFoundError)
     │   └── OutOfSharedMemoryError
+    ├── DeviceError                       the host's GPUs: memory that cannot be had or reached
     ├── LayoutError                       versions
     │   ├── LayoutMismatchError           prints both sides
     │   └── CorruptSegmentError
@@ -85,6 +86,13 @@ class OutOfSharedMemoryError(SegmentError):
         self.asked_nbytes = asked_nbytes
         self.free_nbytes = free_nbytes
         self.limit = limit
+
+
+class DeviceError(ShmTransportError):
+    """Memory of a CUDA device cannot be allocated, or not be reached from another process. Says what CUDA answered.
+
+    Remedy: send ``tensor.cpu()``; it goes through the ring.
+    """
 
 
 class LayoutError(ShmTransportError):

@@ -5,7 +5,7 @@ A handle on the wire (little-endian, under 128 bytes up to rank 8):
     offset  size  field
     0       1     0xB5
     1       1     version of this format
-    2       1     kind: 0 torch.Tensor, 1 numpy.ndarray
+    2       1     kind: 0 torch.Tensor, 1 numpy.ndarray, 2 torch.Tensor on a CUDA device
     3       1     dtype, an index into `dtypes.TABLE`
     4       1     rank
     5       1     sender: its index in the ring
@@ -13,7 +13,7 @@ A handle on the wire (little-endian, under 128 bytes up to rank 8):
     8       16    ring id
     24      4     entry of the block table
     28      4     generation
-    32      8     offset in the block, bytes
+    32      8     offset in the block, bytes; of kind 2: in the device's, which the block names
     40      4     sequence of the ticket
     44      8     each dimension
     44+8r   4     CRC-32 of everything before
@@ -40,6 +40,7 @@ INLINE_MAGIC: Final = 0xB6
 VERSION: Final = 1
 KIND_TORCH: Final = 0
 KIND_NUMPY: Final = 1
+KIND_DEVICE: Final = 2
 LARGEST_RANK: Final = 64  # torch's own limit
 
 _FIXED_NBYTES: Final = 44
@@ -71,13 +72,13 @@ def _check_head(head: bytes, magic: int, what: str) -> None:
         )
 
 
-def _check_tensor(kind: int, dtype: int, what: str) -> None:
-    if kind not in (KIND_TORCH, KIND_NUMPY) or dtype >= len(dtypes.TABLE):
+def _check_tensor(kind: int, dtype: int, what: str, kinds: tuple[int, ...] = (KIND_TORCH, KIND_NUMPY)) -> None:
+    if kind not in kinds or dtype >= len(dtypes.TABLE):
         raise HandleError(f"{what} names kind {kind}, dtype {dtype}: unknown here")
     known = dtypes.TABLE[dtype]
-    if (known.torch if kind == KIND_TORCH else known.numpy) is None:
+    if (known.numpy if kind == KIND_NUMPY else known.torch) is None:
         raise HandleError(
-            f"{what} has dtype {known.name}, which this version of {'torch' if kind == 0 else 'numpy'} lacks"
+            f"{what} has dtype {known.name}, which this version of {'numpy' if kind == KIND_NUMPY else 'torch'} lacks"
         )
 
 
@@ -128,7 +129,7 @@ class Handle(msgspec.Struct, frozen=True):
         (_, _, kind, dtype, _, sender, ticket, ring_id, entry, generation, offset, sequence, *shape) = _handle_struct(
             rank
         ).unpack_from(wire)
-        _check_tensor(kind, dtype, "the handle")
+        _check_tensor(kind, dtype, "the handle", (KIND_TORCH, KIND_NUMPY, KIND_DEVICE))
         return cls(ring_id, entry, generation, offset, kind, dtype, tuple(shape), sender, ticket, sequence)
 
 

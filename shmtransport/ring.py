@@ -135,12 +135,23 @@ class Ring(Endpoint):
 
     def share_described(self, tensor: Tensor, description: Description, readers: bytes) -> Sendable:
         """As `Endpoint.share_described`; a tensor that is not in the ring yet is written there first."""
-        if description.nbytes == 0 or self._holds(description):
+        if description.nbytes == 0 or self._holds(description) or self._device_block(tensor, description):
             return super().share_described(tensor, description, readers)
         lease = self._write(tensor, description)
         if lease is None:
             return tensors.to_inline(tensor, description, InlineReason.FULL)
         return self._share_at(lease.address, tensor, description, readers)
+
+    def write_record(self, record: bytes) -> _core.Lease:
+        """A block of these bytes, for the leases of something that lies elsewhere (`device_tensors`).
+
+        No room: as `put`, but `RingFullError` for ``"inline"`` too.
+        """
+        lease = self._allocate(len(record))
+        if lease is None:
+            raise RingFullError(self._shortage(len(record)))
+        memoryview(lease)[:] = record
+        return lease
 
     def _write(self, tensor: Tensor, description: Description) -> _core.Lease | None:
         """The one copy. None: it found no room, which is counted, and is to go inline."""

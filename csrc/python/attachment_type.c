@@ -238,6 +238,32 @@ static PyObject *attachment_is_alive(PyObject *self, PyObject *arguments) {
     return PyBool_FromLong(shmt_lock_is_held(&shmt_core_of(self)->file, index));
 }
 
+static PyObject *attachment_holders(PyObject *self, PyObject *arguments) {
+    unsigned int entry, generation;
+    if (!PyArg_ParseTuple(arguments, "II", &entry, &generation) || !shmt_usable(self)) return NULL;
+    shmt_attachment *attachment = shmt_core_of(self);
+    if (attachment->index != SHMT_WRITER || entry >= attachment->entries_length) return shmt_raise_status(self, SHMT_BAD_HANDLE);
+    return PyLong_FromUnsignedLong(shmt_holders(attachment, entry, generation));
+}
+
+static PyObject *attachment_released(PyObject *self, PyObject *unused) {
+    (void)unused;
+    if (!shmt_usable(self)) return NULL;
+    return PyLong_FromUnsignedLong(shmt_released(shmt_core_of(self)));
+}
+
+static PyObject *attachment_wait_released(PyObject *self, PyObject *arguments) {
+    unsigned int released;
+    double timeout_s;
+    if (!PyArg_ParseTuple(arguments, "Id", &released, &timeout_s)) return NULL;
+    shmt_status status;
+    Py_BEGIN_ALLOW_THREADS
+    status = shmt_wait_released(shmt_core_of(self), released, (int64_t)(timeout_s * 1e9));
+    Py_END_ALLOW_THREADS
+    if (status != SHMT_OK) return shmt_raise_status(self, status);
+    Py_RETURN_NONE;
+}
+
 static PyObject *attachment_settle(PyObject *self, PyObject *unused) {
     (void)unused;
     shmt_attachment *attachment = shmt_core_of(self);
@@ -329,6 +355,9 @@ static PyMethodDef attachment_methods[] = {
     METHOD(revoke, METH_VARARGS, "Take a ticket back, for (ticket, sequence, all or these readers); False if it was settled."),
     METHOD(holds, METH_VARARGS, "Whether (address, nbytes) lies in a block that has a tensor here."),
     METHOD(is_alive, METH_VARARGS, "Whether the lock byte of an index is held."),
+    METHOD(holders, METH_VARARGS, "Mask of the indices that hold the block (entry, generation); 0: it was given back. For the writer."),
+    METHOD(released, METH_NOARGS, "A count that changes whenever a block has lost its last lease."),
+    METHOD(wait_released, METH_VARARGS, "Wait for a change of it: (released, timeout_s), 50 ms at most."),
     METHOD(settle, METH_NOARGS, "Settle what can be settled; the number of tickets still open."),
     METHOD(reap, METH_NOARGS, "Give back what dead readers held; how many there were."),
     METHOD(abandon, METH_NOARGS, "To the others this process dies now. For tests."),

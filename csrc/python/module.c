@@ -3,6 +3,7 @@
 
 #include "copy_face.h"
 #include "cuda.h"
+#include "device_face.h"
 #include "keeper.h"
 #include "names.h"
 #include "state_view.h"
@@ -130,7 +131,14 @@ static int core_exec(PyObject *module) {
     if (!state->attachment_type || PyModule_AddType(module, state->attachment_type) != 0) return -1;
     state->lease_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &shmt_lease_spec, NULL);
     if (!state->lease_type || PyModule_AddType(module, state->lease_type) != 0) return -1;
+    PyObject *extents_type = PyType_FromModuleAndSpec(module, &shmt_extents_spec, NULL);
+    if (!extents_type || PyModule_AddType(module, (PyTypeObject *)extents_type) != 0) {
+        Py_XDECREF(extents_type);
+        return -1;
+    }
+    Py_DECREF(extents_type);
     if (PyModule_AddFunctions(module, shmt_copy_methods) != 0) return -1;
+    if (PyModule_AddFunctions(module, shmt_device_methods) != 0) return -1;
     return add_constants(module);
 }
 

@@ -18,6 +18,7 @@ typedef struct shmt_module_state {
 
 extern PyType_Spec shmt_attachment_spec;
 extern PyType_Spec shmt_lease_spec;
+extern PyType_Spec shmt_extents_spec;
 
 /* Sets the exception that `status` maps to; `format` replaces the table's text. Returns NULL. */
 PyObject *shmt_raise(shmt_module_state *state, shmt_status status, const char *format, ...);

@@ -253,13 +253,20 @@ def test_opening_makes_no_context() -> None:
     run_python(code, timeout_s=120)
 
 
-def test_the_benchmark_prints_what_it_measures(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "questions"),
+    [
+        ("gpu.py", {"host to device", "frontend to device"}),
+        ("gpu_tensors.py", {"device to the same device in another process"}),
+    ],
+)
+def test_the_benchmark_prints_what_it_measures(tmp_path: Path, name: str, questions: set[str]) -> None:
     """Not its figures: that it runs, on this machine."""
     done = subprocess.run(
-        [sys.executable, ROOT / "bench" / "gpu.py", "--json", "--quick"],
+        [sys.executable, ROOT / "bench" / name, "--json", "--quick"],
         cwd=tmp_path,
         capture_output=True,
         text=True,
         check=True,
     )
-    assert {row["what"] for row in json.loads(done.stdout)} == {"host to device", "frontend to device"}
+    assert {row["what"] for row in json.loads(done.stdout)} == questions

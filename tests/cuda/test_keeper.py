@@ -11,27 +11,19 @@ from typing import TypeAlias
 import pytest
 
 from shmtransport import Ring
-from tests.support import ROOT, compile_c, run_python
+from tests.support import run_python
 
 Run: TypeAlias = Callable[[str], str]
 
 PRELUDE = """
-    import ctypes, functools, gc, os, sys, time
+    import functools, gc, os, sys, time
     import torch
     from shmtransport import Ring, Reader, _core, cuda
     from tests.support import wait_until
 
-    class Tell(ctypes.Structure):
-        _fields_ = [(name, ctypes.c_int32) for name in (
-            "active register_code record_code query_code enqueued done registered unregistered records contexts how "
-            "created_without_context"
-        ).split()]
+    from tests.cuda.pretending import pretend
 
-    tell = Tell.in_dll(ctypes.CDLL(sys.argv[1]), "tell")
-    tell.active = 1
-    assert _core.cuda_load(sys.argv[1]) is None
-    cuda._announce_captures = lambda: None  # a torch without CUDA has no graphs to announce
-
+    tell = pretend(sys.argv[1])
     until = functools.partial(wait_until, timeout_s=20)
 
     def never(holds, seconds=0.2):
@@ -49,15 +41,6 @@ RING = """
     cuda.register(ring.attachment)
     assert not ring.attachment.unregistered
 """
-
-
-@pytest.fixture(scope="module")
-def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """driver.c as a library."""
-    library = tmp_path_factory.mktemp("driver") / "libcuda.so.1"
-    flags = "-std=gnu11 -O1 -g -Wall -Wextra -Werror -fPIC -shared".split()
-    compile_c(*flags, ROOT / "tests" / "cuda" / "driver.c", "-o", library)
-    return library
 
 
 @pytest.fixture

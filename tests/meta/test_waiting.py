@@ -53,6 +53,7 @@ ARGUED = {
     "adapters/vllm/returning.py Returns._answered answer.exception": _DONE,
     "adapters/vllm/returning.py Returns._answered answer.result": _DONE,
     "adapters/vllm/returning.py _forget answer.exception": _DONE,
+    "device_tensors.py open_tensor block.event.wait": "the device's stream waits, not the thread",
     "demo/engine.py serve poller.poll": "for its frontend to speak or to end, which a pipe tells of",
     "demo/engine_process.py EngineProcess.__exit__ self._process.wait": "for a process that was killed",
     "demo/engine_process.py EngineProcess.receipt self._process.poll": "Popen.poll never waits",
@@ -66,6 +67,8 @@ ARGUED = {
 LOCKS = {
     "attachment.py _lock": "a join: opens, locks and maps files, and answers busy instead of waiting",
     "attachment.py self._growth": "a growth: creates and reserves a segment",
+    "device_pool.py self.lock": "a block's record, which has the deadline of its ring",
+    "device_tensors.py _lock": "looks at a dict, or opens a pool's memory, once a process",
     "cuda.py _lock": "only tried: whoever does not get it goes on without",
     "asyncio.py self._receiving": _UNDER_DEADLINE,
     "adapters/vllm/ahead.py self._lock": "looks at a set",

@@ -28,6 +28,7 @@ WAITS = {
     "wait.c shmt_wait SYS_futex": "for timeout_ns at most, its caller's",
     "wait.c shmt_wake SYS_futex": "FUTEX_WAKE does not wait",
     "writer.c shmt_allocate_wait shmt_wait": "in slices of 50 ms up to timeout_ns, its caller's",
+    "writer.c shmt_wait_released shmt_wait": "one slice of 50 ms at most, its caller's",
     "settler.c settle_until_stopped shmt_wait": "a thread of its own; 50 ms, or 1 s when it has nothing to do",
     "settler.c shmt_settler_retire pthread_join": "for that thread, which was told to stop and was woken",
     "keeper.c sleep_until_rung shmt_wait": "a thread of its own; 10 ms during a capture, 1 s when it has nothing to do",
