@@ -56,8 +56,9 @@ class Sender:
 
     def __init__(self) -> None:
         largest = max(payload.nbytes for payload in SIZES)
-        self._ring = Ring.create(capacity=largest + (64 << 20), segment=largest + (64 << 20), on_full="raise")
-        self._pool = DevicePool.create(self._ring, "cuda:0", capacity=largest, on_full="block", timeout_s=60)
+        room = 2 * largest + (64 << 20)  # the last round's tensor may still be under an event
+        self._ring = Ring.create(capacity=room, segment=room, on_full="raise")
+        self._pool = DevicePool.create(self._ring, "cuda:0", capacity=room, on_full="raise")
         address = f"ipc://@shmtransport-bench-{secrets.token_hex(8)}"
         self._socket = sockets.bound(address)
         self._receiver = subprocess.Popen([sys.executable, __file__, "--receiver", address, self._ring.id])

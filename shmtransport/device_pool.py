@@ -127,8 +127,8 @@ class DevicePool:
     `DeviceError`. Tensors of torch's own allocator are no part of this: `put` copies them in, and whatever
     ``expandable_segments`` says is no matter.
 
-    If the writer dies, readers may go on with what they hold; so it was seen with the drivers named in docs/gpu.md,
-    NVIDIA does not promise it. Thread-safe. In a forked child every call raises `ForkedError`.
+    If the writer dies, readers go on with what they hold; a test on an H100 sees it, NVIDIA does not promise it.
+    Thread-safe. In a forked child every call raises `ForkedError`.
     """
 
     def __init__(self, ring: Ring, store: _Store, on_full: OnFull, timeout_s: float) -> None:
