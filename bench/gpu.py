@@ -5,9 +5,10 @@ Read this first:
   by turns: pinned (torch's), a ring's as this project registers it, a ring's that is not registered, and ordinary. The
   rate is by CUDA events around the copies of one turn; "issue" is how long the call keeps its thread.
 * "frontend to device" is 100 images of 896 x 896 in bfloat16, 482 MB, that lie in a frontend's ordinary memory, until
-  they can be used on the device by another process: put, one message of handles, one DMA each. Beside it the way of
-  vLLM's direct_rpc: each tensor a ZMQ frame that is not copied, a view of the frame, `pin_memory()`, DMA. The floor is
-  the copy into the ring alone plus the DMA from pinned memory alone, medians of the same run.
+  they can be used on the device by another process: put, one message of handles, one DMA each. Beside it the best
+  that plain ZMQ does (each tensor a frame that is not copied, a view of it, `pin_memory()`, DMA) and, where vLLM is
+  installed, its direct_rpc: its own `MsgpackEncoder` and `MsgpackDecoder`, then the same. The floor is the copy into the
+  ring alone plus the DMA from pinned memory alone, medians of the same run.
 * Medians, by turns, in another order each time, after rounds that do not count. Sums of what arrived are compared with
   what was sent.
 
@@ -19,6 +20,7 @@ Exit status 1 if other bytes came than were sent.
 """
 
 import argparse
+import importlib.util
 import json
 import os
 import random
@@ -33,6 +35,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import zmq
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT)]  # where Python was told to run this file it finds its folder only
@@ -48,7 +51,8 @@ RING_NBYTES = IMAGES.nbytes + (64 << 20)
 COPIED_NBYTES = 1 << 30
 ROUNDS_NBYTES = 100 << 20
 """Smaller tensors are copied in more rounds."""
-OWN, FRAMES = "shmtransport", "frames, pinned"
+OWN, FRAMES, VLLM = "shmtransport", "frames, pinned", "vLLM direct_rpc, pinned"
+WAYS = (OWN, FRAMES, VLLM) if importlib.util.find_spec("vllm") else (OWN, FRAMES)
 
 
 def sum_of(tensors: list[torch.Tensor]) -> int:
@@ -80,7 +84,7 @@ class Frontend:
         received: dict[str, Any] = json.loads(self._socket.recv())
         return received
 
-    def _ask(self, *frames: bytes | torch.Tensor, **what: Any) -> dict[str, Any]:
+    def _ask(self, *frames: Any, **what: Any) -> dict[str, Any]:
         head = json.dumps(what).encode()
         parts = [each.numpy().data if isinstance(each, torch.Tensor) else each for each in frames]
         self._socket.send_multipart([head, *parts], copy=False)
@@ -108,14 +112,15 @@ class Frontend:
 
     def frontend_to_device(self) -> Iterator[dict[str, Any]]:
         """A row a way, and the floor."""
-        took: dict[str, list[float]] = {OWN: [], FRAMES: [], "copy": []}
+        took: dict[str, list[float]] = {way: [] for way in (*WAYS, "copy")}
+        sends = {OWN: self._by_handle, FRAMES: self._by_frame, VLLM: self._by_vllm}
         dma_s, right = 0.0, True
         images = IMAGES.request(seed=1)
         expected = sum_of(images)
         for number in range(self._rounds + 2):
-            for way, send in ((OWN, self._by_handle), (FRAMES, self._by_frame)):
+            for way in WAYS:
                 begin = time.monotonic_ns()
-                answer = send(images)
+                answer = sends[way](images)
                 right = right and answer["sum"] == expected
                 took[way].append((answer["usable_ns"] - begin) / 1e9)
             begin = time.monotonic_ns()
@@ -127,7 +132,7 @@ class Frontend:
             del copies
         medians = {way: statistics.median(each[2:]) for way, each in took.items()}
         floor = medians["copy"] + dma_s
-        for way in (OWN, FRAMES):
+        for way in WAYS:
             yield {
                 "what": "frontend to device",
                 "device": torch.cuda.get_device_name(),
@@ -146,6 +151,11 @@ class Frontend:
 
     def _by_frame(self, images: list[torch.Tensor]) -> dict[str, Any]:
         return self._ask(*(image.view(torch.uint8) for image in images), do=FRAMES)
+
+    def _by_vllm(self, images: list[torch.Tensor]) -> dict[str, Any]:
+        from vllm.v1.serial_utils import MsgpackEncoder
+
+        return self._ask(*MsgpackEncoder().encode(images), do=VLLM)
 
     def close(self) -> None:
         """Ends the engine."""
@@ -190,9 +200,18 @@ class Engine:
             elif what["do"] == OWN:
                 self._usable(self._registered.open_all([frame.buffer for frame in frames], device="cuda"))
             else:
-                dtype = payloads.torch_dtype(IMAGES.dtype)
-                received = [torch.frombuffer(frame.buffer, dtype=dtype).view(IMAGES.shape) for frame in frames]
+                received = self._by_vllm(frames) if what["do"] == VLLM else self._by_frame(frames)
                 self._usable([tensor.pin_memory().to("cuda", non_blocking=True) for tensor in received])
+
+    def _by_frame(self, frames: list[zmq.Frame]) -> list[torch.Tensor]:
+        dtype = payloads.torch_dtype(IMAGES.dtype)
+        return [torch.frombuffer(frame.buffer, dtype=dtype).view(IMAGES.shape) for frame in frames]
+
+    def _by_vllm(self, frames: list[zmq.Frame]) -> list[torch.Tensor]:
+        from vllm.v1.serial_utils import MsgpackDecoder
+
+        received: list[torch.Tensor] = MsgpackDecoder(list[torch.Tensor]).decode(frames)
+        return received
 
     def _usable(self, tensors: list[torch.Tensor]) -> None:
         torch.cuda.synchronize()
