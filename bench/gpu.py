@@ -7,8 +7,8 @@ Read this first:
 * "frontend to device" is 100 images of 896 x 896 in bfloat16, 482 MB, that lie in a frontend's ordinary memory, until
   they can be used on the device by another process: put, one message of handles, one DMA each. Beside it the best
   that plain ZMQ does (each tensor a frame that is not copied, a view of it, `pin_memory()`, DMA) and, where vLLM is
-  installed, its direct_rpc: its own `MsgpackEncoder` and `MsgpackDecoder`, then the same. The floor is the copy into the
-  ring alone plus the DMA from pinned memory alone, medians of the same run.
+  installed, its direct_rpc: its own `MsgpackEncoder` and `MsgpackDecoder`, then the same. The floor is the copy into
+  the ring alone plus the DMA from pinned memory alone, medians of the same run.
 * Medians, by turns, in another order each time, after rounds that do not count. Sums of what arrived are compared with
   what was sent.
 
