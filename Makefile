@@ -41,7 +41,7 @@ export CC
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv venv-vllm demo demo-vllm test test-memfd test-vllm test-vllm-releases stress sanitize sanitize-full lint bench check-tools clean distclean test-hostile test-hostile-full test-pressure soak test-crash crash-full bench-env bench-abuse bench-compare bench-issue-16461 bench-record bench-report model model-full
+.PHONY: help venv venv-vllm demo demo-vllm test test-memfd test-vllm test-vllm-releases stress sanitize sanitize-full lint bench check-tools clean distclean test-hostile test-hostile-full test-pressure soak test-crash crash-full bench-env bench-abuse bench-compare bench-issue-16461 bench-record bench-report model model-full docs docs-serve docs-write
 
 help:  ## list what can be made
 	@echo 'make TARGET, where TARGET is one of'
@@ -142,11 +142,20 @@ bench-record: bench-env venv-vllm  ## run every benchmark and keep its figures i
 bench-report: bench-env  ## write docs/benchmarks.md and its plots from bench/results/; ARGS=--check only looks
 	@$(BENCH_BIN)/python bench/report.py $(ARGS)
 
+docs: venv  ## build the documentation site into site/; every warning is an error
+	@$(MKDOCS) build $(ARGS)
+
+docs-serve: venv  ## show the site on localhost:8000, and anew whenever a document changes
+	@$(MKDOCS) serve $(ARGS)
+
+docs-write: venv  ## write what programs make of docs/ (pictures, tables, the commands); ARGS=--check only looks
+	@$(BIN)/python -m docs.pages.write $(ARGS)
+
 check-tools:  ## say what is missing on this machine, if anything
 	$(CHECK_TOOLS)
 
 clean:  ## remove what was built, but not .venv
-	rm -rf build dist shmtransport.egg-info $(CORE) .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf build dist site shmtransport.egg-info $(CORE) .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 distclean: clean  ## remove .venv as well
@@ -218,6 +227,9 @@ $(KILL_POINTS): setup.py $(SOURCE) csrc csrc/python | $(STAMP)
 	@echo 'Building $@'
 	@SHMTRANSPORT_KILL_POINTS=1 $(BIN)/python setup.py --quiet build_ext --build-lib build/kill_points --build-temp build/kill_points/objects
 	@touch $@
+
+# Without what its theme has to say about another generator.
+MKDOCS = NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs
 
 # A person watches the downloads; a log is told of errors only.
 QUIET = --disable-pip-version-check $(if $(MAKE_TERMOUT),,--quiet --quiet)

@@ -42,12 +42,17 @@ Frames = list[bytes | memoryview]
 
 
 class ChannelStatistics(msgspec.Struct, frozen=True):
-    """What went through one channel's socket. Sizes in bytes, of data messages only."""
+    """What went through one channel's socket. Sizes in bytes, of data messages only. A plain value: any thread, after a
+    fork too."""
 
     sent: int
+    """Messages; one that went to several peers counts for each."""
     sent_wire_nbytes: int
+    """In these."""
     received: int
+    """Messages."""
     received_wire_nbytes: int
+    """In these."""
     handles: int
     """Tensors sent by handle."""
     inline: dict[str, int]

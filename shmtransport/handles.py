@@ -136,7 +136,7 @@ class Handle(msgspec.Struct, frozen=True):
 class Inline(msgspec.Struct, frozen=True):
     """The fallback: a tensor's own bytes. Always correct, only slower.
 
-    ``payload`` may be the tensor's memory itself: serialise it before the tensor changes.
+    ``payload`` may be the tensor's memory itself: serialise it before the tensor changes. Immutable; any thread.
     """
 
     kind: int

@@ -1,9 +1,11 @@
 """Rings as Prometheus sees them: a collector for ``prometheus_client``, and the table of its metrics.
 
-    import prometheus_client
-    import shmtransport.metrics
+```python
+import prometheus_client
+import shmtransport.metrics
 
-    prometheus_client.REGISTRY.register(shmtransport.metrics.Collector())
+prometheus_client.REGISTRY.register(shmtransport.metrics.Collector())
+```
 
 Each scrape looks at the rings from outside (`shmtransport.observing`): it takes no place, no lease and no lock, so any
 process of the user can report all of the user's rings, its own and others'. One in a Prometheus job is enough; two

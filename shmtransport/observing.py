@@ -44,13 +44,17 @@ class Found(msgspec.Struct, frozen=True):
     """A ring of this host."""
 
     ring_id: str
+    """32 hexadecimal characters."""
     uid: int
     """Of the user whose ring it is."""
     backing: BackingName
+    """``"posix"`` or ``"memfd"``."""
     state: State
+    """What became of it."""
     detail: str
     """Why there are no statistics; empty where there are."""
     statistics: RingStatistics | None
+    """None where the ring cannot be read."""
 
 
 def look(ring_id: str) -> RingStatistics:

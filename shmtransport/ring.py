@@ -25,10 +25,15 @@ T = TypeVar("T", bound=Tensor)
 class Ring(Endpoint):
     """A ring of shared-memory segments and the right to write into it.
 
-        with Ring.create(capacity="1GiB") as ring:
-            pixels = ring.put(pixels)                  # one copy; an ordinary tensor over a block
-            handle = ring.share(pixels, reader_peer_id)
-            socket.send(bytes(handle))
+    ```python
+    import torch
+    from shmtransport import Reader, Ring
+
+    with Ring.create(capacity="64MiB") as ring, Reader.join(ring.id) as reader:  # the reader: in any other process
+        pixels = ring.put(torch.ones(3, 896, 896))  # one copy; an ordinary tensor over a block
+        message = bytes(ring.share(pixels, reader.peer_id))  # a handle, under 128 bytes
+        assert torch.equal(reader.open(message), pixels)  # no copy
+    ```
 
     A block is given back when nobody holds it: this process's tensors over it are gone, every handle was
     opened, revoked or its reader died, and every reader's tensors are gone. Thread-safe. In a forked child

@@ -14,18 +14,29 @@ from shmtransport.layout import BACKING_MEMFD, WRITER, InlineReason, aligned_end
 
 
 class Process(msgspec.Struct, frozen=True):
-    """One process of a ring: the writer (index 0) or a reader. Sizes in bytes, times in seconds."""
+    """One process of a ring: the writer (index 0) or a reader. Sizes in bytes, times in seconds.
+
+    Counters begin at 0 when it joins. A plain value: any thread, after a fork too.
+    """
 
     index: int
+    """Its place in the ring: 0 for the writer, 1 to 31 for readers."""
     role: str
+    """``"writer"`` or ``"reader"``."""
     name: str
+    """What it called itself; not unique."""
     peer_id: str
+    """What others address it by."""
     pid: int
+    """In its own pid namespace; for people, nothing is concluded from it."""
     alive: bool
+    """Whether it holds its lock."""
     joined_s: float
     """Since it joined."""
     leased_blocks: int
+    """Blocks it holds."""
     leased_nbytes: int
+    """In these blocks."""
     oldest_lease_s: float
     """Age of the oldest block it holds, since that block was written; 0 when it holds none."""
     unopened: int
@@ -44,26 +55,35 @@ class Process(msgspec.Struct, frozen=True):
     writes: int
     """Blocks it made."""
     shared: int
+    """Handles it sent."""
     opened: int
+    """Handles it opened."""
     opened_nbytes: int
+    """In the tensors it opened."""
     reaps: int
+    """Dead processes whose leases it gave back."""
     wait_s: float
     """Spent waiting for room."""
     revoked: int
+    """Handles it took back."""
     inline: dict[str, int]
     """Transfers that went inline, by reason; reasons that never happened are left out."""
 
 
 class RingStatistics(msgspec.Struct, frozen=True):
     """A snapshot of a ring. Counters only grow, each as long as its process has its place; a snapshot is not atomic
-    across processes. Sizes in bytes, times in seconds."""
+    across processes. Sizes in bytes, times in seconds. A plain value: any thread, after a fork too."""
 
     ring_id: str
+    """32 hexadecimal characters."""
     backing: BackingName
+    """``"posix"`` or ``"memfd"``."""
     age_s: float
     """Since it was created, by the clock on the wall."""
     capacity_nbytes: int
+    """Most that its segments may take together."""
     segments: int
+    """How many it has grown to."""
     reserved_nbytes: int
     """In its segments: what it takes of the host's shared memory now."""
     used_nbytes: int
@@ -71,9 +91,11 @@ class RingStatistics(msgspec.Struct, frozen=True):
     largest_free_nbytes: int
     """The largest tensor for which there is room without growth."""
     blocks: int
+    """That somebody holds."""
     entries: int
     """Most blocks that it can have."""
     processes: list[Process]
+    """The writer first, then its readers by index."""
 
     @property
     def writer(self) -> Process:

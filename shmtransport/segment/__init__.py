@@ -59,6 +59,10 @@ def rings() -> dict[str, list[str]]:
 
 
 def sweep() -> list[str]:
-    """Removes what dead processes left behind, on either backing; returns the ids of the rings that went."""
+    """Removes what dead processes left behind, on either backing; returns the ids of the rings that went.
+
+    Touches no ring that anybody holds, and none of another user's. Every `Ring.create` does it first. Any thread; after
+    a fork too. Raises `SegmentError` where the host refuses the look.
+    """
     with host_errors("look for what dead processes left"):
         return [ring_id for backing in BY_NAME.values() for ring_id in backing.sweep()]
