@@ -21,7 +21,8 @@ from shmtransport.ring import Ring
 class Channel:
     """As `shmtransport.Channel`, with ``await``. One event loop, one task receiving; any number may send.
 
-    Sends are put on the socket in the order in which their copies finish. A cancelled send is revoked.
+    Sends are put on the socket in the order in which their copies finish. A cancelled send is revoked. Not
+    thread-safe, like its loop; make a new one in a forked child, where this one raises `ForkedError`.
     """
 
     def __init__(

@@ -41,7 +41,7 @@ _STATES: Final[dict[int | None, State]] = {errno.EACCES: "denied", errno.EPERM: 
 
 
 class Found(msgspec.Struct, frozen=True):
-    """A ring of this host."""
+    """A ring of this host. A plain value: any thread, after a fork too."""
 
     ring_id: str
     """32 hexadecimal characters."""
@@ -71,6 +71,7 @@ def rings(wanted: Callable[[str], bool] = lambda ring_id: True) -> list[Found]: 
     others' in /dev/shm, which only root can read.
 
     Raises nothing of a single ring's; `SegmentError` where this process has no descriptor or no memory to look with.
+    Any thread; after a fork too.
     """
     with host_errors("look at this host's rings"):
         return [

@@ -1,59 +1,17 @@
 """What README.md and docs/ show runs, and what any document links to is there.
 
-The ``python`` blocks of a document are one program: they run in order, in one namespace, in a process of
-their own. The program is the document with every other line emptied, so that a traceback names the document's
-own line, and it is a real file, so that a child process that imports its ``__main__`` finds it.
+The ``python`` blocks of a document are one program (`tests.meta.fences`).
 """
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
+from tests.meta.fences import RUN, fences, program_of, unknown_languages
 from tests.support import ROOT, run_python
 
-# What a block may be called; nothing but python is run, so nothing that looks like a program may hide under
-# another name.
-LANGUAGES = {"python", "text", "console", "c", "json", "toml"}
-RUN_DOCUMENT = "import runpy, sys; runpy.run_path(sys.argv[1], run_name='__main__')"
 TIMEOUT_S = 50.0
-
-
-class Fence(NamedTuple):
-    """One fenced block: what stands behind the opening fence, the number of its first line, its lines."""
-
-    language: str
-    line: int
-    lines: list[str]
-
-
-def fences(text: str) -> Iterator[Fence]:
-    opening, fence = None, Fence("", 0, [])
-    for number, line in enumerate(text.splitlines(), 1):
-        if opening is None:
-            if match := re.match(r" {0,3}(```+)(.*)", line):
-                opening, fence = match[1], Fence(match[2].strip(), number + 1, [])
-        elif line.strip() == opening:
-            opening = None
-            yield fence
-        else:
-            fence.lines.append(line)
-    assert opening is None, f"line {fence.line - 1}: a fence that is never closed"
-
-
-def program_of(text: str) -> str:
-    """The document's python blocks, each on the lines where it stands."""
-    lines = [""] * len(text.splitlines())
-    for fence in fences(text):
-        if fence.language == "python":
-            lines[fence.line - 1 : fence.line - 1 + len(fence.lines)] = fence.lines
-    return "\n".join(lines) + "\n"
-
-
-def unknown_languages(text: str) -> list[str]:
-    return [f"line {f.line - 1}: ```{f.language}" for f in fences(text) if f.language not in LANGUAGES]
 
 
 def make_targets_shown(text: str) -> set[str]:
@@ -117,7 +75,7 @@ def name_of(path: Path) -> str:
 def test_the_python_blocks_of_a_document_run(document: Path, tmp_path: Path) -> None:
     program = tmp_path / document.name
     program.write_text(program_of(document.read_text()))
-    run_python(RUN_DOCUMENT, program, cwd=tmp_path, timeout_s=TIMEOUT_S)
+    run_python(RUN, program, cwd=tmp_path, timeout_s=TIMEOUT_S)
 
 
 @pytest.mark.parametrize("document", documents(), ids=name_of)
@@ -159,10 +117,10 @@ raise SystemExit("reached")
 def test_blocks_share_a_namespace_and_errors_name_the_documents_line(tmp_path: Path) -> None:
     program = tmp_path / "guide.md"
     program.write_text(program_of(BLOCKS.replace("x = 1", "x = 3")))
-    failed = run_python(RUN_DOCUMENT, program, fails=True)
+    failed = run_python(RUN, program, fails=True)
     assert re.search(r'guide.md", line 9, in <module>.*AssertionError: 3', failed.stderr, flags=re.S)
     program.write_text(program_of(BLOCKS))
-    assert run_python(RUN_DOCUMENT, program, fails=True).stderr == "reached\n"
+    assert run_python(RUN, program, fails=True).stderr == "reached\n"
 
 
 @pytest.mark.parametrize("language", ["python no-run", "py", "pycon", "bash", "sh", ""])

@@ -1,59 +1,24 @@
 """The site is built without a warning, has an entry for whatever is public, and takes nothing from elsewhere."""
 
 import html
-import importlib
-import inspect
 import json
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
-import msgspec
 import pytest
 from mkdocstrings import Inventory
 
-import shmtransport
 from docs.pages import write
 from shmtransport.doctor.settings import KNOWN
 from shmtransport.layout import InlineReason
+from tests.meta.public import public_names
 from tests.support import ROOT
 
 DOCS = ROOT / "docs"
 KILL_POINTS = "repository/tests/crash/test_kill_points.py.html"
-PUBLIC = {
-    "shmtransport": shmtransport.__all__,
-    "shmtransport.asyncio": ["Channel"],
-    "shmtransport.metrics": ["Collector"],
-    "shmtransport.observing": ["Found", "State", "look", "rings"],
-}
-"""Names by module: all that the reference promises."""
-
-NOT_PROMISED = {"attachment", "count_inline", "share_described"}
-"""Members that adapters and channels use: they need no underscore, and may change."""
-
-VALUES = {"Handle", "Inline"}
-"""Structs whose fields are the wire format's, and nobody's to read."""
-
-
-def public_names() -> Iterator[str]:
-    """Every name of `PUBLIC`, and of each class its own public members."""
-    for module, names in PUBLIC.items():
-        for name in names:
-            yield f"{module}.{name}"
-            thing = getattr(importlib.import_module(module), name)
-            if inspect.isclass(thing) and thing.__module__.partition(".")[0] == "shmtransport":
-                yield from (f"{module}.{name}.{member}" for member in members(thing))
-
-
-def members(thing: type) -> Iterator[str]:
-    fields: tuple[str, ...] = ()
-    if issubclass(thing, msgspec.Struct) and thing.__name__ not in VALUES:
-        fields = thing.__struct_fields__
-    callables = (name for name, value in vars(thing).items() if inspect.isroutine(value) or isinstance(value, property))
-    yield from (name for name in (*fields, *callables) if not name.startswith("_") and name not in NOT_PROMISED)
 
 
 @pytest.fixture(scope="module")
