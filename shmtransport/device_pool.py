@@ -112,10 +112,12 @@ def _free_retired() -> None:
 class DevicePool:
     """Memory of one CUDA device for tensors that other processes are to read there, without a copy.
 
-        with Ring.create() as ring, DevicePool.create(ring, "cuda:0", capacity="2GiB") as pool:
-            hidden = pool.empty((4096, 8192), torch.bfloat16)   # fill it with kernels, on any stream
-            torch.matmul(a, b, out=hidden)
-            handle = ring.share(hidden, reader_peer_id)          # or Channel.send: no byte moves
+    ```text
+    with Ring.create() as ring, DevicePool.create(ring, "cuda:0", capacity="2GiB") as pool:
+        hidden = pool.empty((4096, 8192), torch.bfloat16)   # fill it with kernels, on any stream
+        torch.matmul(a, b, out=hidden)
+        handle = ring.share(hidden, reader_peer_id)          # or Channel.send: no byte moves
+    ```
 
     The reader's ``open`` gives a tensor on the same device; its current stream waits until the writer's stream, the one
     that was current in ``share``, has come so far. A block is reused when nobody holds it, by the leases of the ring
