@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from docs.pages.results import markdown_table, result
+from bench.report import RESULTS, markdown_table, results_in
 
 RIVALS: Final = (
     "kickmsg",
@@ -23,18 +23,17 @@ def parts() -> dict[str, str]:
 
 
 def _ratios() -> str:
-    compare = result("compare")
-    ratios = {(row["rival"], row["payload"]): row["ratio_to_shmtransport"] for row in compare["rows"]}
+    compare = results_in(RESULTS)["compare"]
+    ratios = {(row["rival"], row["payload"]): row["ratio_to_shmtransport"] for row in compare.rows}
     rows = [(rival, *(f"{ratios[rival, payload]:.2g}" for payload in PAYLOADS)) for rival in RIVALS]
     table = markdown_table(("times as long as shmtransport", *PAYLOADS), rows)
-    return f"{table}\n{compare['machine']}; {compare['date']}; `{compare['command']}`."
+    return f"{table}\n{compare.facts()}"
 
 
 def _shares() -> str:
-    served = result("gpu_vllm_tp2")
-    shares = {(row["images"], row["plugin"]): f"{100 * row['transport_share']:.1f} %" for row in served["rows"]}
+    served = results_in(RESULTS)["gpu_vllm_tp2"]
+    shares = {(row["images"], row["plugin"]): f"{100 * row['transport_share']:.1f} %" for row in served.rows}
     rows = [(str(images), shares[images, False], shares[images, True]) for images in sorted({key[0] for key in shares})]
     table = markdown_table(("images a request", "with pixels in messages", "with the plugin"), rows)
-    card = served["rows"][0]
-    facts = f"{card['tensor_parallel']} × {card['device']}, vLLM {card['vllm']}, {served['machine']}; {served['date']}"
-    return f"{table}\n{facts}; `{served['command']}`."
+    card = served.rows[0]
+    return f"{table}\n{card['tensor_parallel']} × {card['device']}, vLLM {card['vllm']}; {served.facts()}"

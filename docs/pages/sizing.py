@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NamedTuple
 
-from docs.pages.results import Row, markdown_table, result
+from bench.report import RESULTS, Row, markdown_table, results_in
 from shmtransport.formatting import size
 
 BFLOAT16_NBYTES: Final = 2
@@ -88,7 +88,7 @@ def _images() -> str:
             yield f"{'≤ ' * family.most}{nbytes_of(family, width, height) / 1e6:.3g} MB"
 
     sizes = (f"{width} × {height}" for width, height in SIZES)
-    return markdown_table(("model family", "an image becomes", *sizes), map(tuple, map(cells, FAMILIES)))
+    return markdown_table(("model family", "an image becomes", *sizes), [tuple(cells(family)) for family in FAMILIES])
 
 
 def _capacities() -> str:
@@ -104,21 +104,21 @@ def _capacities() -> str:
 
     in_flight = (f"{count} in flight" for count in IN_FLIGHT)
     head = ("model family", *in_flight, "fit into 1 GiB", f"cached in {CACHE_GIB} GiB")
-    return markdown_table(head, map(tuple, map(cells, FAMILIES)))
+    return markdown_table(head, [tuple(cells(family)) for family in FAMILIES])
 
 
 def _fragmentation() -> str:
     """Means over the day, by load."""
-    interference = result("interference")
+    interference = results_in(RESULTS)["interference"]
     days: dict[int, list[Row]] = {}
-    for row in interference["rows"]:
+    for row in interference.rows:
         if row["experiment"] == "fragmentation":
             days.setdefault(row["load_percent"], []).append(row)
     rows = []
     for quarters in days.values():
         means = [100 * mean(quarters, "occupancy"), mean(quarters, "failed_fragmented_percent")]
         rows.append([f"{value:.2g} %" for value in means])
-    return f"{markdown_table(('of the ring in use', 'went inline'), rows)}\n`{interference['command']}`."
+    return f"{markdown_table(('of the ring in use', 'went inline'), rows)}\n{interference.facts()}"
 
 
 def mean(rows: Sequence[Row], column: str) -> float:

@@ -29,7 +29,7 @@ def with_parts(page: str, parts: Mapping[str, str]) -> str:
         _, ended, after = rest.partition(end)
         if not (found and ended):
             raise ValueError(f"expected a place for {name!r}, between {begin} and {end}")
-        page = f"{before}{begin}\n{part}\n{end}{after}"
+        page = f"{before}{begin}\n{part.rstrip()}\n{end}{after}"
     return page
 
 
