@@ -29,9 +29,10 @@ class Ring(Endpoint):
     import torch
     from shmtransport import Reader, Ring
 
-    with Ring.create(capacity="64MiB") as ring, Reader.join(ring.id) as reader:  # the reader: in any other process
-        pixels = ring.put(torch.ones(3, 896, 896))  # one copy; an ordinary tensor over a block
-        message = bytes(ring.share(pixels, reader.peer_id))  # a handle, under 128 bytes
+    # As a rule the reader is in another process, and the message crosses a socket.
+    with Ring.create(capacity="64MiB") as ring, Reader.join(ring.id) as reader:
+        pixels = ring.put(torch.ones(3, 896, 896))  # one copy: a tensor over a block
+        message = bytes(ring.share(pixels, reader.peer_id))  # under 128 bytes
         assert torch.equal(reader.open(message), pixels)  # no copy
     ```
 

@@ -17,8 +17,8 @@ PUBLIC: Final = {
 }
 """Names by module."""
 
-NOT_PROMISED: Final = {"attachment", "count_inline", "share_described"}
-"""Members that adapters and channels use: they need no underscore, and may change."""
+NOT_PROMISED: Final = {"attachment", "count_inline", "share_described", "write_record"}
+"""Members that adapters, channels and pools use: they need no underscore, and may change."""
 
 WIRE_FORMATS: Final = {"Handle", "Inline"}
 """Structs whose fields are nobody's to read."""
