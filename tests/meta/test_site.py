@@ -12,6 +12,8 @@ import pytest
 from mkdocstrings import Inventory
 
 from docs.pages import write
+from shmtransport.adapters.vllm.settings import Settings
+from shmtransport.config import parse_size
 from shmtransport.doctor.settings import KNOWN
 from shmtransport.layout import InlineReason
 from tests.meta.public import public_names
@@ -114,6 +116,15 @@ def test_the_reference_has_every_variable_and_every_reason() -> None:
     assert set(re.findall(r"^\| `(SHMTRANSPORT_\w+)` ", environment, flags=re.M)) == set(KNOWN)
     seeing = (DOCS / "reference" / "seeing.md").read_text()
     assert [reason.name for reason in InlineReason if f"| `{reason.name.lower()}` |" not in seeing] == []
+
+
+@pytest.mark.parametrize("page", ["sizing.md", "vllm.md", "reference/environment.md"])
+def test_a_page_says_the_defaults_of_the_plugin(page: str) -> None:
+    settings = Settings.from_environment({})
+    told = re.findall(
+        r"^\| `SHMTRANSPORT_(?:SEGMENT|THRESHOLD)` \| `?(\d+ ?[KM]iB)", (DOCS / page).read_text(), flags=re.M
+    )
+    assert [parse_size(page, size) for size in told] == [settings.segment_nbytes, settings.threshold_nbytes]
 
 
 def test_the_index_of_decisions_has_every_decision_by_its_title() -> None:
