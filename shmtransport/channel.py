@@ -56,9 +56,10 @@ class Channel:
     joined, is not copied again. Dicts, lists, tuples, dataclasses and msgspec.Structs nest to any depth;
     received without a ``type`` they are dicts and lists.
 
-    Sockets: PAIR, DEALER (with one peer), ROUTER (``to`` names the peers by routing id). The join handshake
-    runs inside `send` and `recv`; `join` waits for it. A channel without a ring still receives handles and
-    forwards them. Not thread-safe, like its socket; make a new one in a forked child.
+    Sockets: PAIR, DEALER (with one peer), ROUTER (``to`` names the peers by routing id); `ConfigError` for any other.
+    ``name`` is a label for people in the rings that it joins, 31 bytes. The join handshake runs inside `send` and
+    `recv`; `join` waits for it. A channel without a ring still receives handles and forwards them. Not thread-safe,
+    like its socket; make a new one in a forked child, where this one raises `ForkedError`.
     """
 
     def __init__(
