@@ -36,12 +36,17 @@ define CHECK_SPIN
 @command -v spin >/dev/null || { test "$$(id -u)" = 0 && apt-get update -qq && apt-get install -qq --yes spin; } || { echo 'the model needs spin: install it (Debian, Ubuntu: apt install spin)' >&2; exit 1; }
 endef
 
+define CHECK_AARCH64
+@{ command -v aarch64-linux-gnu-gcc && command -v qemu-aarch64; } >/dev/null || { test "$$(id -u)" = 0 && apt-get update -qq && apt-get install -qq --yes --no-install-recommends $(AARCH64) >/dev/null; } || { echo 'the tests on aarch64 need a cross compiler and an emulator: install them (Debian, Ubuntu: apt install $(AARCH64))' >&2; exit 1; }
+endef
+AARCH64 := gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user
+
 # The extension is built by this compiler too, and not by the one Python itself was built with.
 export CC
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv venv-vllm demo demo-vllm test test-memfd test-vllm test-vllm-releases stress sanitize sanitize-full lint bench check-tools clean distclean test-hostile test-hostile-full test-pressure soak test-crash crash-full bench-env bench-abuse bench-compare bench-issue-16461 bench-record bench-report model model-full docs docs-serve docs-write
+.PHONY: help venv venv-vllm demo demo-vllm test test-memfd test-vllm test-vllm-releases stress sanitize sanitize-full lint bench check-tools clean distclean test-hostile test-hostile-full test-pressure soak test-crash crash-full bench-env bench-abuse bench-compare bench-issue-16461 bench-record bench-report model model-full docs docs-serve docs-write test-aarch64
 
 help:  ## list what can be made
 	@echo 'make TARGET, where TARGET is one of'
@@ -110,6 +115,10 @@ model: venv  ## check the lease protocol in every interleaving, with spin; three
 model-full: venv  ## the same within larger bounds, without mutants; long, and up to 12 GB of memory
 	$(CHECK_SPIN)
 	@$(BIN)/python -m pytest tests/promela --full -o faulthandler_timeout=3600 -k every_interleaving $(ARGS)
+
+test-aarch64: venv  ## the C core compiled for 64-bit ARM, its programs run by qemu; a minute
+	$(CHECK_AARCH64)
+	@$(BIN)/python -m pytest tests/aarch64 $(ARGS)
 
 lint: venv  ## ruff, mypy --strict, and every C warning as an error
 	$(BIN)/ruff check

@@ -5,6 +5,7 @@ import os
 import shlex
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -80,9 +81,12 @@ def build_changed(form: Form, change: Change, folder: Path) -> Path:
     return folder / "stress"
 
 
-def run(program: Path, writers: int, readers: int, seed: int, blocks: int) -> subprocess.CompletedProcess[str]:
+def run(
+    program: Path, writers: int, readers: int, seed: int, blocks: int, prefix: Sequence[str] = ()
+) -> subprocess.CompletedProcess[str]:
+    """``prefix`` is a command that starts the command behind it."""
     with tempfile.TemporaryDirectory(prefix="shmt-") as folder:
-        command = [str(program), *map(str, (writers, readers, seed, blocks)), folder]
+        command = [*prefix, str(program), *map(str, (writers, readers, seed, blocks)), folder]
         try:
             return subprocess.run(
                 command, env={**os.environ, **OPTIONS}, capture_output=True, text=True, timeout=HANGS_S, check=False
