@@ -46,7 +46,7 @@ export CC
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv venv-vllm demo demo-vllm test test-memfd test-vllm test-vllm-releases stress sanitize sanitize-full lint bench check-tools clean distclean test-hostile test-hostile-full test-pressure soak test-crash crash-full bench-env bench-abuse bench-compare bench-issue-16461 bench-record bench-report model model-full docs docs-serve docs-write test-aarch64
+.PHONY: help venv venv-vllm demo demo-vllm test test-memfd test-vllm test-vllm-releases stress sanitize sanitize-full lint bench check-tools clean distclean test-hostile test-hostile-full test-pressure soak test-crash crash-full bench-env bench-abuse bench-compare bench-issue-16461 bench-record bench-report model model-full docs docs-serve docs-write test-aarch64 sdist wheel test-release
 
 help:  ## list what can be made
 	@echo 'make TARGET, where TARGET is one of'
@@ -115,6 +115,23 @@ model: venv  ## check the lease protocol in every interleaving, with spin; three
 model-full: venv  ## the same within larger bounds, without mutants; long, and up to 12 GB of memory
 	$(CHECK_SPIN)
 	@$(BIN)/python -m pytest tests/promela --full -o faulthandler_timeout=3600 -k every_interleaving $(ARGS)
+
+# Each is made anew: what an earlier build or another version left behind must not come along.
+sdist: venv  ## dist/*.tar.gz: the source distribution, checked as an index does
+	@rm -rf shmtransport.egg-info dist/*.tar.gz
+	@$(BIN)/python -m build --quiet --no-isolation --sdist --outdir dist
+	@$(BIN)/twine check --strict dist/*.tar.gz
+
+# auditwheel names the oldest glibc that has every symbol the extension asks for; an older build machine gives an older one.
+wheel: venv  ## dist/*.whl: one wheel for CPython 3.11 and later, checked as an index does and against the stable ABI
+	@rm -rf shmtransport.egg-info build/lib.* build/temp.* build/bdist.* build/wheel dist/*.whl
+	@$(BIN)/python -m build --quiet --no-isolation --wheel --outdir build/wheel
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/auditwheel repair --wheel-dir dist build/wheel/*.whl
+	@$(BIN)/twine check --strict dist/*.whl
+	@$(BIN)/abi3audit --strict --summary dist/*.whl
+
+test-release: sdist wheel  ## look into both, build one from the other, run the wheel where no compiler is; two minutes
+	@$(BIN)/python -m pytest tests/release $(ARGS)
 
 test-aarch64: venv  ## the C core compiled for 64-bit ARM, its programs run by qemu; a minute
 	$(CHECK_AARCH64)

@@ -36,6 +36,10 @@ if sanitize := os.environ.get("SHMTRANSPORT_SANITIZE"):
     SANITIZERS_LINKED = [f"-fsanitize={sanitize}", "-static-libubsan", "-Wl,--exclude-libs,libubsan.a"]
 
 
+OPTIONS = "-std=gnu11 -O2 -g -fvisibility=hidden -pthread".split()
+# The same sources give the same bytes in whichever folder they lie: debuggers are told of paths relative to it.
+OPTIONS.append(f"-ffile-prefix-map={Path(__file__).resolve().parent}=.")
+
 MACROS: list[tuple[str, str | None]] = [("Py_LIMITED_API", "0x030B0000")]
 if os.environ.get("SHMTRANSPORT_KILL_POINTS") == "1":
     MACROS.append(("SHMT_KILL_POINTS", None))
@@ -61,7 +65,7 @@ core = Extension(
     depends=["setup.py", *sorted(glob("csrc/**/*.h", recursive=True))],
     include_dirs=["csrc"],
     define_macros=MACROS,
-    extra_compile_args=["-std=gnu11", "-O2", "-g", "-fvisibility=hidden", "-pthread", *WARNINGS, *SANITIZERS],
+    extra_compile_args=[*OPTIONS, *WARNINGS, *SANITIZERS],
     extra_link_args=["-pthread", *SANITIZERS_LINKED],
     py_limited_api=True,
 )

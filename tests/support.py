@@ -86,7 +86,7 @@ def with_shared_memory(options: str) -> list[str]:
 
 
 def compile_c(*arguments: str | Path, cwd: Path | None = None, compiler: str | None = None) -> None:
-    """Runs ``compiler``, or the one that CC names; the test fails, showing what it printed, if that reports an error."""
+    """Runs ``compiler``, or CC's; the test fails, showing what it printed, if that reports an error."""
     command = [*shlex.split(compiler or os.environ.get("CC", "cc")), *arguments]
     done = subprocess.run(
         command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120, check=False

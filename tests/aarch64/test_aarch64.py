@@ -1,8 +1,8 @@
 """The C core on 64-bit ARM: it compiles without a warning, and its programs run in qemu's emulation of user processes.
 
 That finds what holds on x86-64 only: intrinsics, instructions, widths, the sign of a plain char, the ABI, futexes and
-locks through another system call table. Two things it cannot find. A missing memory order: qemu runs the guest's threads
-on this processor, and x86-64 keeps orders that ARM does not; for those there are ThreadSanitizer (`make stress`) and
+locks by another table of system calls. Two things it cannot find. A missing memory order: qemu runs the threads on this
+processor, and x86-64 keeps orders that ARM does not; for those there are ThreadSanitizer (`make stress`) and
 docs/memory-model.md. And what pages of 64 KiB would break: qemu maps pages of this machine's size.
 
 Needs Debian's cross compiler and qemu-user, so `make test-aarch64` runs it and `make test` does not.
