@@ -16,13 +16,20 @@ pytest.register_assert_rewrite("tests.vllm.comparing")
 
 
 @pytest.fixture(scope="session")
-def serve(tmp_path_factory: pytest.TempPathFactory) -> "Callable[[str], Served]":
-    """Serves a run by its name in `serving.RUNS`."""
-    recorder = serving.make_recorder(tmp_path_factory.mktemp("recorder"))
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> "Callable[[str], Path]":
+    """Of a family; made once, since it is only read."""
 
     @cache
-    def checkpoint(family: str) -> Path:
+    def made(family: str) -> Path:
         return serving.make_checkpoint(tmp_path_factory.mktemp("checkpoint"), family)
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def serve(checkpoint: "Callable[[str], Path]", tmp_path_factory: pytest.TempPathFactory) -> "Callable[[str], Served]":
+    """Serves a run by its name in `serving.RUNS`."""
+    recorder = serving.make_recorder(tmp_path_factory.mktemp("recorder"))
 
     @cache
     def tried(names: tuple[str, ...]) -> "dict[str, Served | Failed]":

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import pytest
 
 from tests.support import segment_names
-from tests.vllm import serving
 from tests.vllm.comparing import largest_difference, spread
 from tests.vllm.programs import Told
 
@@ -38,15 +37,15 @@ Both = dict[str, Served]
 
 
 @pytest.fixture(scope="session")
-def both(tmp_path_factory: pytest.TempPathFactory) -> Both:
+def both(checkpoint: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Both:
     """The answers with the plugin off and on, and nothing is left in /dev/shm.
 
     Both programs load at the same time. What is timed is done by turns: off, on, off, on.
     """
-    checkpoint = serving.make_checkpoint(tmp_path_factory.mktemp("checkpoint"))
+    llava = checkpoint("llava")
     folder = tmp_path_factory.mktemp("asynchronous")
     before = segment_names()
-    with program("off", folder, checkpoint) as off, program("on", folder, checkpoint) as on:
+    with program("off", folder, llava) as off, program("on", folder, llava) as on:
         programs = {"off": off, "on": on}
 
         def ask(what: str, *arguments: object) -> dict[str, Any]:

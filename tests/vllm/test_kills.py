@@ -6,12 +6,13 @@
 import os
 import signal
 import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
 from shmtransport import segment
-from tests.vllm import serving
 from tests.vllm.programs import Told, poll
 
 pytestmark = pytest.mark.timeout(600)  # the first test waits for all kills
@@ -38,13 +39,12 @@ Kills = dict[str, dict[str, Killed]]
 
 
 @pytest.fixture(scope="session")
-def killed(tmp_path_factory: pytest.TempPathFactory) -> Kills:
+def killed(checkpoint: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Kills:
     """By plugin, then by who was killed. Both programs load at the same time; the kills are one by one."""
-    checkpoint = serving.make_checkpoint(tmp_path_factory.mktemp("checkpoint"))
     folder = tmp_path_factory.mktemp("killing")
 
     def program(scenario: str) -> Told:
-        return Told(scenario, folder, "tests.vllm.killing", checkpoint)
+        return Told(scenario, folder, "tests.vllm.killing", checkpoint("llava"))
 
     kills: Kills = {"off": {}, "on": {}}
     with program("off") as off, program("on") as on:

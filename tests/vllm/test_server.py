@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import cache
 from itertools import combinations, cycle, islice
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -12,7 +13,6 @@ import pytest
 from shmtransport import Ring, sweep
 from shmtransport.statistics import RingStatistics
 from tests.support import segment_names
-from tests.vllm import serving
 from tests.vllm.programs import poll
 from tests.vllm.server import (
     SERVE,
@@ -101,18 +101,20 @@ def http() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def both(http: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, Served]]:
+def both(
+    http: str, checkpoint: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], dict[str, Served]]:
     """What two servers of a family say, one with the plugin off and one with it on. They load at the same time."""
 
     @cache
     def serve(family: str) -> dict[str, Served]:
-        checkpoint = serving.make_checkpoint(tmp_path_factory.mktemp("checkpoint"), family)
         folder = tmp_path_factory.mktemp(f"server_{family}")
         questions, _ = FAMILIES[family]
         before = segment_names()
         with ExitStack() as stack:
             servers = {
-                plugin: stack.enter_context(Server(plugin, folder, SINGLE, checkpoint)) for plugin in ("off", "on")
+                plugin: stack.enter_context(Server(plugin, folder, SINGLE, checkpoint(family)))
+                for plugin in ("off", "on")
             }
             for server in servers.values():
                 server.wait_until_ready()
@@ -131,13 +133,12 @@ def both(http: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str],
 
 
 @pytest.fixture(scope="session")
-def several(http: str, tmp_path_factory: pytest.TempPathFactory) -> Served:
+def several(http: str, checkpoint: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Served:
     """What two API servers with two engines say, with the plugin on; at last many are asked at once."""
-    checkpoint = serving.make_checkpoint(tmp_path_factory.mktemp("checkpoint"))
     folder = tmp_path_factory.mktemp("servers")
     before = segment_names()
     two_of_each = ("--data-parallel-size", "2", "--api-server-count", "2")
-    with Server("on", folder, SERVE, checkpoint, *two_of_each, bound=False) as server:
+    with Server("on", folder, SERVE, checkpoint("llava"), *two_of_each, bound=False) as server:
         server.wait_until_ready()
         poll(lambda: joined(rings(), 2, 4))
         answers, scrapes = ask_all(server, about_llava(http))
