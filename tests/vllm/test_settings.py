@@ -1,5 +1,8 @@
 """The environment's settings, and that a switched-off plugin touches nothing."""
 
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from shmtransport.adapters.vllm.settings import Settings
@@ -123,29 +126,44 @@ ADDED = [
 pytestmark = pytest.mark.timeout(200)
 
 
+SWITCHED_OFF = [
+    (when, setting)
+    for setting in ("SHMTRANSPORT_ENABLE=0", "SHMTRANSPORT_CAPACITY=lots")
+    for when in ("before", "after")
+]
+Looked = Callable[..., tuple[list[str], list[str], str]]
+
+
 def changed_and_wrapped(when: str, *environment: str) -> tuple[list[str], list[str], str]:
     ended = run_python(LOOK, when, *environment, timeout_s=90.0)
     first, second = ended.stdout.splitlines()[-2:]
     return eval(first), eval(second), ended.stdout + ended.stderr
 
 
-@pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize(("setting", "warns"), [("SHMTRANSPORT_ENABLE=0", False), ("SHMTRANSPORT_CAPACITY=lots", True)])
-def test_switched_off_or_set_wrongly_vllm_keeps_the_very_same_objects(when: str, setting: str, warns: bool) -> None:
-    changed, wrapped, log = changed_and_wrapped(when, setting)
+@pytest.fixture(scope="module")
+def looked() -> Iterator[Looked]:
+    """Answers `changed_and_wrapped`. Each look is one thread that imports vLLM: two go on at a time."""
+    with ThreadPoolExecutor(2) as pool:
+        looks = {look: pool.submit(changed_and_wrapped, *look) for look in [*SWITCHED_OFF, ("after",), ("before",)]}
+        yield lambda *look: looks[look].result()
+
+
+@pytest.mark.parametrize(("when", "setting"), SWITCHED_OFF)
+def test_switched_off_or_set_wrongly_vllm_keeps_the_very_same_objects(looked: Looked, when: str, setting: str) -> None:
+    changed, wrapped, log = looked(when, setting)
     assert changed == []
     assert wrapped == []
-    assert ("shmtransport is off" in log) == warns
+    assert ("shmtransport is off" in log) == (setting == "SHMTRANSPORT_CAPACITY=lots")
 
 
-def test_switched_on_it_wraps_what_it_says_and_nothing_else() -> None:
-    changed, wrapped, log = changed_and_wrapped("after")
+def test_switched_on_it_wraps_what_it_says_and_nothing_else(looked: Looked) -> None:
+    changed, wrapped, log = looked("after")
     assert changed == sorted([*WRAPPED, *ADDED])
     assert wrapped == WRAPPED
     assert "shmtransport is off" not in log
 
 
-def test_modules_that_vllm_imports_later_are_wrapped_then() -> None:
-    changed, wrapped, _ = changed_and_wrapped("before")
+def test_modules_that_vllm_imports_later_are_wrapped_then(looked: Looked) -> None:
+    changed, wrapped, _ = looked("before")
     assert changed == []  # a second call changes nothing
     assert wrapped == WRAPPED
