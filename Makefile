@@ -46,7 +46,7 @@ export CC
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv venv-vllm demo demo-vllm test test-memfd test-vllm test-vllm-releases stress sanitize sanitize-full lint bench check-tools clean distclean test-hostile test-hostile-full test-pressure soak test-crash crash-full bench-env bench-abuse bench-compare bench-issue-16461 bench-record bench-report model model-full docs docs-serve docs-write test-aarch64 sdist wheel test-release
+.PHONY: help venv venv-vllm demo demo-vllm test test-memfd test-vllm test-vllm-releases stress sanitize sanitize-full lint bench check-tools clean distclean test-hostile test-hostile-full test-pressure soak test-crash crash-full bench-env bench-abuse bench-compare bench-issue-16461 bench-record bench-report model model-full docs docs-serve docs-write test-aarch64 sdist wheel test-release fresh-machine
 
 help:  ## list what can be made
 	@echo 'make TARGET, where TARGET is one of'
@@ -132,6 +132,10 @@ wheel: venv  ## dist/*.whl: one wheel for CPython 3.11 and later, checked as an 
 
 test-release: sdist wheel  ## look into both, build one from the other, run the wheel where no compiler is; two minutes
 	@$(BIN)/python -m pytest tests/release $(ARGS)
+
+fresh-machine: wheel  ## README and quickstart with the wheel on a bare Debian, written to docs/fresh-machine.md; as root
+	@command -v mmdebstrap >/dev/null || { echo 'a fresh machine needs mmdebstrap: install it (Debian, Ubuntu: apt install mmdebstrap)' >&2; exit 1; }
+	@$(BIN)/python -m tests.release.fresh_machine $(ARGS)
 
 test-aarch64: venv  ## the C core compiled for 64-bit ARM, its programs run by qemu; a minute
 	$(CHECK_AARCH64)
