@@ -152,6 +152,9 @@ void shmt_drop(shmt_attachment *attachment);
  * thread. */
 void shmt_leave(shmt_attachment *attachment);
 
+/* Whether another attachment of this process that is not closed has a tensor over these bytes. */
+bool shmt_is_held_elsewhere(const shmt_attachment *attachment, uintptr_t address, uint64_t nbytes);
+
 /* For attachment.c: into this process's list, for the way out; and only the freeing, of one that is not in it. */
 void shmt_list_add(shmt_attachment *attachment);
 void shmt_destroy(shmt_attachment *attachment);

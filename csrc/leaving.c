@@ -38,6 +38,19 @@ void shmt_list_add(shmt_attachment *attachment) {
     pthread_mutex_unlock(&list_guard);
 }
 
+bool shmt_is_held_elsewhere(const shmt_attachment *attachment, uintptr_t address, uint64_t nbytes) {
+    bool held = false;
+    pthread_mutex_lock(&list_guard);
+    for (shmt_attachment *each = list; each && !held; each = each->next) {
+        if (each == attachment || each->closed) continue;
+        pthread_mutex_lock(&each->mutex);
+        held = shmt_span_find(each, address, nbytes) != NULL;
+        pthread_mutex_unlock(&each->mutex);
+    }
+    pthread_mutex_unlock(&list_guard);
+    return held;
+}
+
 static void list_remove(shmt_attachment *attachment) {
     pthread_mutex_lock(&list_guard);
     for (shmt_attachment **at = &list; *at; at = &(*at)->next)

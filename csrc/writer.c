@@ -158,6 +158,14 @@ shmt_status shmt_wait_released(shmt_attachment *attachment, uint32_t released, i
     return SHMT_OK;
 }
 
+void shmt_count_copied(shmt_attachment *attachment, uint64_t nbytes, uint64_t copy_ns) {
+    shmt_row *row = &attachment->rows[attachment->index];
+    atomic_fetch_add_explicit(&row->copied_nbytes, nbytes, memory_order_relaxed);
+    SHMT_KILL_POINT("count.copied");
+    atomic_fetch_add_explicit(&row->copy_ns, copy_ns, memory_order_relaxed);
+    SHMT_KILL_POINT("count.copying");
+}
+
 void shmt_room_now(shmt_attachment *attachment, shmt_room *room) {
     pthread_mutex_lock(&attachment->mutex);
     if (!attachment->left) collect(attachment, true);

@@ -21,6 +21,9 @@ uint32_t shmt_holders(shmt_attachment *attachment, uint32_t entry, uint32_t gene
 uint32_t shmt_released(const shmt_attachment *attachment);
 shmt_status shmt_wait_released(shmt_attachment *attachment, uint32_t released, int64_t timeout_ns);
 
+/* For the statistics: a copy into a block, and what it took. */
+void shmt_count_copied(shmt_attachment *attachment, uint64_t nbytes, uint64_t copy_ns);
+
 /* Bytes in blocks that are not harvested yet, bytes in all segments, largest free extent. */
 typedef struct shmt_room {
     uint64_t used_nbytes, total_nbytes, largest_nbytes;

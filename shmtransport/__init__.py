@@ -10,7 +10,7 @@ General layout (imports only go down; tests/meta/test_layers.py holds it):
         cli, doctor, metrics, demo                     and operate it by
     L4  ring, reader, endpoint                         the two ends of a ring, and what they share
         device_pool                                    memory of a GPU under a ring's leases
-        channel, asyncio, exchange                     objects over a socket, and the conversation behind them
+        channel, asyncio, exchange, traffic            objects over a socket, and the conversation behind them
         statistics, observing                          who holds what, from inside and from outside
     L3  tensors, device_tensors, rejoining, dtypes     payloads: torch and numpy
         handles, codec, messages                       wire formats
@@ -47,12 +47,12 @@ from shmtransport.errors import (
     UnsupportedTypeError,
     WaitTimeoutError,
 )
-from shmtransport.exchange import ChannelStatistics
 from shmtransport.handles import Handle, Inline
 from shmtransport.reader import Reader
 from shmtransport.ring import Ring
 from shmtransport.segment import sweep
 from shmtransport.statistics import Process, RingStatistics
+from shmtransport.traffic import ChannelStatistics
 
 __version__ = version("shmtransport")
 

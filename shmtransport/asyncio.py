@@ -14,8 +14,9 @@ import zmq.asyncio
 
 from shmtransport.channel import ONLY_PEER, addressed, prepare
 from shmtransport.errors import ClosedError, PeerDeadError, WaitTimeoutError
-from shmtransport.exchange import ChannelStatistics, Exchange, Frames, Message
+from shmtransport.exchange import Exchange
 from shmtransport.ring import Ring
+from shmtransport.traffic import ChannelStatistics, Frames, Message
 
 
 class Channel:

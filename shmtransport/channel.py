@@ -7,13 +7,19 @@ from typing import Any, Final, Self
 import zmq
 
 from shmtransport.errors import ClosedError, ConfigError, PeerDeadError, WaitTimeoutError
-from shmtransport.exchange import ChannelStatistics, Exchange, Frames, Message
+from shmtransport.exchange import Exchange
 from shmtransport.ring import Ring
+from shmtransport.traffic import ChannelStatistics, Frames, Message
 
 _KINDS: Final = {zmq.PAIR: "PAIR", zmq.DEALER: "DEALER", zmq.ROUTER: "ROUTER"}
 
 # Data messages kept while a side only sends; more stay in the socket's own queue.
 _INBOX_LIMIT: Final = 1000
+
+# Plain numbers: these are asked for with every message.
+_NOBLOCK: Final = int(zmq.NOBLOCK)
+_EVENTS: Final = int(zmq.EVENTS)
+_POLLIN: Final = int(zmq.POLLIN)
 
 # How often a ROUTER whose peer is full is asked again.
 _ROUTER_SLICE_S: Final = 0.002
@@ -72,6 +78,8 @@ class Channel:
     ) -> None:
         self._routes = prepare(socket)
         self._socket = socket
+        self._incoming = zmq.Poller()
+        self._incoming.register(socket, zmq.POLLIN)
         self._exchange = Exchange(ring, threshold, name)
         self._closed = False
 
@@ -108,18 +116,27 @@ class Channel:
     def recv_from(self, type: Any = Any, *, timeout_s: float | None = None) -> tuple[bytes, Any]:
         """As `recv`, with the routing id of the sender on a ROUTER (else ``b""``)."""
         self._check()
+        exchange = self._exchange
+        if not exchange.inbox:
+            self._wait_for_object(timeout_s)
+        try:
+            return exchange.take(type)
+        finally:
+            if exchange.outbox:
+                self._flush()
+
+    def _wait_for_object(self, timeout_s: float | None) -> None:
+        """And no further: what is behind the next object has time until the next call."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        inbox = self._exchange.inbox
-        while not inbox:  # and no further: what is behind the next object has time until the next call
-            self._begin()
+        exchange = self._exchange
+        self._begin()
+        while not exchange.inbox:
             try:
                 self._hear_one()
             except zmq.Again:
-                self._wait(zmq.POLLIN, deadline, "a message")
-        try:
-            return self._exchange.take(type)
-        finally:
-            self._flush()
+                self._wait(_POLLIN, deadline, "a message")
+            if exchange.outbox:
+                self._flush()
 
     def join(self, to: bytes | Iterable[bytes] | None = None, *, timeout_s: float = 10.0) -> bool:
         """Waits until the peers have answered the introduction of our ring, which they do when they next
@@ -175,7 +192,10 @@ class Channel:
 
     def _try_send(self, peer: bytes, frames: Frames) -> bool:
         try:
-            self._socket.send_multipart([peer, *frames] if self._routes else frames, zmq.NOBLOCK)
+            if self._routes or len(frames) > 1:
+                self._socket.send_multipart([peer, *frames] if self._routes else frames, _NOBLOCK)
+            else:
+                self._socket.send(frames[0], _NOBLOCK)
         except zmq.Again:
             return False
         except zmq.ZMQError as error:
@@ -199,15 +219,18 @@ class Channel:
     def _pump(self) -> None:
         """Takes what the socket has: deals with the handshake, keeps the data."""
         self._begin()
-        while len(self._exchange.inbox) < _INBOX_LIMIT and int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+        exchange, socket = self._exchange, self._socket
+        while len(exchange.inbox) < _INBOX_LIMIT and int(socket.getsockopt(_EVENTS)) & _POLLIN:
             self._hear_one()
-        self._flush()
+        if exchange.outbox:
+            self._flush()
 
     def _begin(self) -> None:
         """What is to be said goes out first."""
         if not self._routes:
             self._exchange.meet(ONLY_PEER)
-        self._flush()
+        if self._exchange.outbox:
+            self._flush()
 
     def _hear_one(self) -> None:
         """Raises `zmq.Again` if there is nothing to hear."""
@@ -228,13 +251,16 @@ class Channel:
         if self._exchange.outbox and not self._routes:
             event |= zmq.POLLOUT  # an introduction waits for the peer to connect
         left_ms = None if deadline is None else max(0, round((deadline - time.monotonic()) * 1000))
-        if not self._socket.poll(left_ms, event) and deadline is not None and time.monotonic() >= deadline:
+        ready = self._incoming.poll(left_ms) if event == _POLLIN else self._socket.poll(left_ms, event)
+        if not ready and deadline is not None and time.monotonic() >= deadline:
             raise WaitTimeoutError(f"waited for {what} until the deadline")
 
 
 def receive(socket: zmq.Socket[bytes]) -> list[memoryview]:
-    """All frames of one message; only those behind the first are worth a zero-copy frame."""
-    frames = [memoryview(socket.recv(zmq.NOBLOCK))]
-    while socket.getsockopt(zmq.RCVMORE):
-        frames.append(socket.recv(zmq.NOBLOCK, copy=False).buffer)
+    """All frames of one message. Zero-copy ones, for they say without another question whether there are more."""
+    frame = socket.recv(_NOBLOCK, copy=False)
+    frames = [frame.buffer]
+    while frame.more:
+        frame = socket.recv(_NOBLOCK, copy=False)
+        frames.append(frame.buffer)
     return frames

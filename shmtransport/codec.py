@@ -14,7 +14,7 @@ import dataclasses
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import msgspec
 import numpy as np
@@ -38,15 +38,17 @@ _OWN_FRAME_NBYTES: Final = 65536
 # What msgspec raises for bytes that are not msgpack: it lets the last two through.
 UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
-Place: TypeAlias = Callable[[Tensor], Handle | Inline]
-Open: TypeAlias = Callable[[Handle], Tensor]
+_TENSORS: Final = (torch.Tensor, np.ndarray)
+_Ext: Final = msgspec.msgpack.Ext
 
+Place: TypeAlias = Callable[[Tensor], Handle | bytes | Inline]
+"""How a tensor travels; a handle may be its bytes already."""
 
-class Encoded(NamedTuple):
-    """A message without its envelope: the body, then the frames it refers to."""
+Open: TypeAlias = Callable[[memoryview], Tensor]
+"""The tensor behind a handle's bytes, whatever they are."""
 
-    body: bytes
-    frames: list[memoryview]
+Encoded: TypeAlias = tuple[bytes, list[memoryview]]
+"""A message without its envelope: the body, then the frames it refers to."""
 
 
 class Encoder:
@@ -67,7 +69,7 @@ class Encoder:
         message = self._message
         message.place = place
         try:
-            return Encoded(self._msgpack.encode(value), message.frames)
+            return self._msgpack.encode(value), message.frames
         except UnsupportedTypeError as error:
             raise UnsupportedTypeError(f"{error} - at {_place_of(value, message.culprit)}") from None
         except RecursionError:
@@ -80,6 +82,8 @@ class Encoder:
 
 class _Outgoing:
     """What belongs to the message that is being encoded."""
+
+    __slots__ = ("culprit", "frames", "place")
 
     place: Place
     frames: list[memoryview]
@@ -95,25 +99,26 @@ class _Outgoing:
 
     def extend(self, found: Any) -> msgspec.msgpack.Ext:
         self.culprit = found
-        if isinstance(found, (torch.Tensor, np.ndarray)):
-            return _extend_tensor(self.place(found), self.frames)
+        if isinstance(found, _TENSORS):
+            sent = self.place(found)
+            return _Ext(_HANDLE, sent) if type(sent) is bytes else _extend_tensor(sent, self.frames)
         if isinstance(found, np.generic):
             array = np.asarray(found)
-            return msgspec.msgpack.Ext(_SCALAR, bytes(tensors.to_inline(array, tensors.describe(array))))
+            return _Ext(_SCALAR, bytes(tensors.to_inline(array, tensors.describe(array))))
         raise UnsupportedTypeError(f"cannot send a {type(found).__module__}.{type(found).__qualname__}")
 
 
-def _nowhere(tensor: Tensor) -> Handle | Inline:
+def _nowhere(tensor: Tensor) -> Inline:
     raise InternalError(f"a {type(tensor).__qualname__} is placed outside of a message")
 
 
-def _extend_tensor(sent: Handle | Inline, frames: list[memoryview]) -> msgspec.msgpack.Ext:
-    if isinstance(sent, Handle):
-        return msgspec.msgpack.Ext(_HANDLE, bytes(sent))
+def _extend_tensor(sent: Handle | bytes | Inline, frames: list[memoryview]) -> msgspec.msgpack.Ext:
+    if not isinstance(sent, Inline):
+        return _Ext(_HANDLE, bytes(sent))
     if sent.payload.nbytes < _OWN_FRAME_NBYTES:
-        return msgspec.msgpack.Ext(_INLINE, bytes(sent))
+        return _Ext(_INLINE, bytes(sent))
     frames.append(sent.payload)
-    return msgspec.msgpack.Ext(_FRAME, _INDEX.pack(len(frames) - 1) + sent.head())
+    return _Ext(_FRAME, _INDEX.pack(len(frames) - 1) + sent.head())
 
 
 class Decoder:
@@ -151,6 +156,8 @@ class Decoder:
 class _Incoming:
     """What belongs to the message that is being decoded."""
 
+    __slots__ = ("_frames", "_open", "_unread")
+
     def __init__(self) -> None:
         self.begin([], _unopened)
 
@@ -161,7 +168,7 @@ class _Incoming:
 
     def restore(self, code: int, payload: memoryview) -> Any:
         if code == _HANDLE:
-            return self._open(Handle.from_bytes(payload))
+            return self._open(payload)
         if code == _INLINE:
             return tensors.from_inline(Inline.from_bytes(payload))
         if code == _SCALAR:
@@ -173,8 +180,8 @@ class _Incoming:
         raise HandleError(f"a message with extension {code} of {len(payload)} bytes and {self._frames} frames")
 
 
-def _unopened(handle: Handle) -> Tensor:
-    raise InternalError(f"{handle} is opened outside of a message")
+def _unopened(wire: memoryview) -> Tensor:
+    raise InternalError(f"a handle of {wire.nbytes} bytes is opened outside of a message")
 
 
 def handles_in(body: bytes | memoryview) -> list[Handle]:

@@ -97,6 +97,17 @@ class Endpoint:
             description.shape, sender, ticket, sequence,
         )  # fmt: skip
 
+    def share_wire(self, tensor: Tensor, least_nbytes: int, readers: bytes) -> bytes | Inline | None:
+        """`share_described` in one call of the core, answering the handle's bytes: for a plain tensor of
+        ``least_nbytes`` and more, with nothing in the way. None: nothing was done, go by `share_described`."""
+        attachment = self._attachment
+        if attachment is None:
+            return None
+        sent = attachment.core.share_plain(tensor, least_nbytes, attachment.ring_id_bytes, readers)
+        if isinstance(sent, int):
+            return self._inline(tensor, tensors.describe(tensor), _REASONS[Status(sent)])
+        return sent
+
     def _share_at(self, address: int | None, tensor: Tensor, description: Description, readers: bytes) -> Sendable:
         """A handle for the bytes at ``address``, which are those of ``tensor``."""
         attachment = self.attachment
@@ -139,8 +150,22 @@ class Endpoint:
         attachment = self.attachment
         register(attachment)
         if not isinstance(sent, (Handle, Inline)):
+            opened = attachment.core.open_plain(sent, attachment.ring_id_bytes)
+            if opened is not None:
+                return opened
             sent = _parse(sent)
         return tensors.from_inline(sent) if isinstance(sent, Inline) else _open(attachment, sent)
+
+    def open_wire(self, wire: bytes | memoryview) -> Tensor:
+        """`open` for the bytes of a handle, and nothing else."""
+        attachment = self._attachment
+        if attachment is not None:
+            if _HAS_CUDA:
+                register(attachment)
+            opened = attachment.core.open_plain(wire, attachment.ring_id_bytes)
+            if opened is not None:
+                return opened
+        return self.open(Handle.from_bytes(wire))
 
     def open_all(
         self, sent: Iterable[Sent], *, device: str | torch.device, stream: torch.cuda.Stream | None = None

@@ -17,9 +17,9 @@ import msgspec
 from shmtransport import _core, attachment, codec, tensors
 from shmtransport.attachment import Attachment
 from shmtransport.config import parse_size
-from shmtransport.endpoint import Endpoint, peer_ids
+from shmtransport.endpoint import Endpoint
 from shmtransport.errors import ForkedError, HandleError, LayoutMismatchError, ShmTransportError
-from shmtransport.handles import Handle, Inline
+from shmtransport.handles import RING_ID, Handle, Inline
 from shmtransport.layout import WRITER, InlineReason
 from shmtransport.messages import (
     AGAIN,
@@ -37,46 +37,7 @@ from shmtransport.messages import (
 from shmtransport.reader import Reader
 from shmtransport.ring import Ring
 from shmtransport.tensors import Tensor
-
-Frames = list[bytes | memoryview]
-
-
-class ChannelStatistics(msgspec.Struct, frozen=True):
-    """What went through one channel's socket. Sizes in bytes, of data messages only. A plain value: any thread, after a
-    fork too."""
-
-    sent: int
-    """Messages; one that went to several peers counts for each."""
-    sent_wire_nbytes: int
-    """In these."""
-    received: int
-    """Messages."""
-    received_wire_nbytes: int
-    """In these."""
-    handles: int
-    """Tensors sent by handle."""
-    inline: dict[str, int]
-    """Tensors sent inline, by reason."""
-
-
-class Message(NamedTuple):
-    """A message to be sent to each of ``peers``, and the handles to revoke if that fails."""
-
-    peers: list[bytes]
-    frames: Frames
-    handles: list[tuple[Endpoint, Handle, dict[bytes, str]]]
-    """With each peer's id in the handle's ring."""
-
-    @property
-    def nbytes(self) -> int:
-        """On the wire, to one peer."""
-        return sum(memoryview(frame).nbytes for frame in self.frames)
-
-    def revoke(self, unsent: Iterable[bytes]) -> None:
-        """It was not sent to these peers: they will not open its handles."""
-        peers = list(unsent)
-        for endpoint, handle, ids in self.handles:
-            endpoint.revoke(handle, [ids[peer] for peer in peers])
+from shmtransport.traffic import ChannelStatistics, Frames, Message, nbytes_of
 
 
 class _Audience(NamedTuple):
@@ -90,10 +51,14 @@ class _Audience(NamedTuple):
 class _Peer:
     """What one other channel has told about itself."""
 
+    __slots__ = ("introduced", "joined", "refused", "unanswered")
+
     def __init__(self) -> None:
         self.joined: dict[str, str] = {}
         self.refused: set[str] = set()
         self.introduced: set[str] = set()
+        self.unanswered: set[str] = set()
+        """Of those introduced."""
 
 
 class Exchange:
@@ -102,26 +67,30 @@ class Exchange:
     def __init__(self, ring: Ring | None, threshold: int | str, name: str) -> None:
         self.ring = ring
         self.name = name
-        self.threshold_nbytes = parse_size("threshold", threshold, smallest=0)
+        self._least_nbytes = max(1, parse_size("threshold", threshold, smallest=0))
         self.host = Host.here()
         self.outbox: list[tuple[bytes, Frames]] = []
         """Answers and introductions that wait to be sent, in order."""
         self.inbox: deque[tuple[bytes, list[memoryview] | ShmTransportError]] = deque()
         """Objects, or what was wrong with them, that wait to be taken."""
         self._peers: dict[bytes, _Peer] = {}
-        self._readers: dict[str, Endpoint] = {}
-        self._counts: Counter[str] = Counter()
+        self._readers: dict[bytes, Endpoint] = {}
+        """By ring id, as a handle has it."""
         self._fork_epoch = _core.fork_epoch()
+        self._sent = self._sent_nbytes = self._received = self._received_nbytes = self._handles = 0
         self._inline: Counter[str] = Counter()
         self._encoder = codec.Encoder()
         self._decoder = codec.Decoder()
+        self._encoded = Message([])
+        """What is being encoded just now, and for whom in our ring."""
+        self._audience: _Audience | None = None
+        self._sender = b""
+        """Of what is being decoded just now."""
 
     def statistics(self) -> ChannelStatistics:
-        counts = self._counts
         return ChannelStatistics(
-            counts["sent"], counts["sent_nbytes"], counts["received"], counts["received_nbytes"], counts["handles"],
-            dict(self._inline),
-        )  # fmt: skip
+            self._sent, self._sent_nbytes, self._received, self._received_nbytes, self._handles, dict(self._inline)
+        )
 
     def check(self) -> None:
         """Raises `ForkedError` in a forked child: a socket cannot be used there, it would wait for ever."""
@@ -148,8 +117,9 @@ class Exchange:
 
     def meet(self, peer: bytes) -> None:
         """Introduces our ring to ``peer``, once."""
-        if self.ring is not None:
-            self._introduce(peer, self.ring.id)
+        ring = self.ring
+        if ring is not None and ring.id not in self._peer(peer).introduced:
+            self._introduce(peer, ring.id)
 
     def settled(self, peer: bytes) -> bool | None:
         """Whether ``peer`` gets handles of our ring; None while it has not answered."""
@@ -163,9 +133,7 @@ class Exchange:
     def has_answered(self, peer: bytes) -> bool:
         """Whether ``peer`` has said of our ring, and of every other one it was introduced to, if it joined."""
         state = self._peers.get(peer)
-        if self.ring is None or state is None or self.ring.id not in state.introduced:
-            return False
-        return all(ring_id in state.joined or ring_id in state.refused for ring_id in state.introduced)
+        return state is not None and not state.unanswered and self.ring is not None and self.ring.id in state.introduced
 
     def _peer(self, peer: bytes) -> _Peer:
         """What is known of it; nothing yet, at first."""
@@ -178,6 +146,7 @@ class Exchange:
         state = self._peer(peer)
         if ring_id not in state.introduced:
             state.introduced.add(ring_id)
+            state.unanswered.add(ring_id)
             self.outbox.append((peer, envelope(RING, msgspec.msgpack.encode(Introduction(ring_id, self.host)))))
 
     # -- sending --------------------------------------------------------------------------------------------
@@ -198,9 +167,13 @@ class Exchange:
     def _groups(self, peers: Iterable[bytes]) -> list[list[bytes]]:
         """Peers that can have the same message: those that joined our ring or those that did not, and no two
         of one process, which has a single bit in a ticket."""
-        groups: list[tuple[bool | None, set[tuple[str, str]], list[bytes]]] = []
-        for peer in peers:
+        everybody = list(peers)
+        for peer in everybody:
             self.meet(peer)
+        if len(everybody) == 1:
+            return [everybody]
+        groups: list[tuple[bool | None, set[tuple[str, str]], list[bytes]]] = []
+        for peer in everybody:
             joined = self.settled(peer)
             places = set(self._peer(peer).joined.items())
             for alike, taken, members in groups:
@@ -213,57 +186,72 @@ class Exchange:
         return [members for _, _, members in groups]
 
     def _encode(self, value: object, peers: list[bytes]) -> Message:
-        message = Message(peers, [], [])
-        audiences: dict[str, _Audience] = {}
-
-        def place(tensor: Tensor) -> Handle | Inline:
-            return self._place(tensor, message, audiences)
-
+        self._encoded = message = Message(peers)
+        self._audience = None if self.ring is None else self._audience_in(self.ring.id, peers)
         try:
-            body, frames = self._encoder.encode(value, place)
+            body, frames = self._encoder.encode(value, self._place)
         except BaseException:
             message.revoke(peers)
             raise
-        message.frames.extend([*envelope(OBJECT, body), *frames])
-        self._counts["handles"] += len(message.handles)
+        message.frames = [*envelope(OBJECT, body), *frames]
+        self._handles += len(message.handles)
         return message
 
-    def _place(self, tensor: Tensor, message: Message, audiences: dict[str, _Audience]) -> Handle | Inline:
-        sent = self._handle_or_inline(tensor, tensors.describe(tensor), message, audiences)
+    def _place(self, tensor: Tensor) -> bytes | Inline:
+        """How a tensor travels: mostly in one call, else step by step."""
+        message, ring, audience = self._encoded, self.ring, self._audience
+        sent: bytes | Inline | None = None
+        if ring is not None and audience is not None:
+            sent = ring.share_wire(tensor, self._least_nbytes, audience.readers)
+            if type(sent) is bytes:
+                message.handles.append((ring, sent, audience.ids))
+                return sent
+            if isinstance(sent, Inline) and sent.reason == InlineReason.NOT_JOINED:
+                self._reintroduce(ring, message.peers)
+        if sent is None:
+            sent = self._handle_or_inline(tensor, tensors.describe(tensor), message)
         if isinstance(sent, Inline):
             self._inline[sent.reason.name.lower()] += 1
         return sent
 
-    def _handle_or_inline(
-        self, tensor: Tensor, description: tensors.Description, message: Message, audiences: dict[str, _Audience]
-    ) -> Handle | Inline:
-        if description.nbytes < max(self.threshold_nbytes, 1):
+    def _handle_or_inline(self, tensor: Tensor, description: tensors.Description, message: Message) -> bytes | Inline:
+        if description.nbytes < self._least_nbytes:
             return self._inline_because(InlineReason.SMALL, tensor, description)
         endpoint = self._home_of(description)
         if endpoint is None:
             return self._inline_because(InlineReason.NOT_BACKED, tensor, description)
-        audience = audiences.get(endpoint.id) or self._audience(endpoint.id, message.peers)
-        if isinstance(audience, InlineReason):
-            return self._inline_because(audience, tensor, description)
-        audiences[endpoint.id] = audience
+        audience = self._audience_in(endpoint.id, message.peers)
+        if audience is None:
+            return self._inline_because(self._why_not(endpoint.id, message.peers), tensor, description)
         sent = endpoint.share_described(tensor, description, audience.readers)
         if isinstance(sent, Handle):
-            message.handles.append((endpoint, sent, audience.ids))
-        elif sent.reason == InlineReason.NOT_JOINED:
+            wire = bytes(sent)
+            message.handles.append((endpoint, wire, audience.ids))
+            return wire
+        if sent.reason == InlineReason.NOT_JOINED:
             self._reintroduce(endpoint, message.peers)
         return sent
 
-    def _audience(self, ring_id: str, peers: list[bytes]) -> _Audience | InlineReason:
-        """Who these peers are in that ring; or, where one is nobody there, why. That one is introduced to it."""
+    def _audience_in(self, ring_id: str, peers: list[bytes]) -> _Audience | None:
+        """Who these peers are in that ring; None if one is nobody there."""
         ids: dict[bytes, str] = {}
+        readers = b""
+        for peer in peers:
+            peer_id = self._peer(peer).joined.get(ring_id)
+            if peer_id is None:
+                return None
+            ids[peer] = peer_id
+            readers += bytes.fromhex(peer_id)
+        return _Audience(ids, readers)
+
+    def _why_not(self, ring_id: str, peers: list[bytes]) -> InlineReason:
+        """Why they have no handles of that ring. The first that has not joined it is introduced to it."""
         for peer in peers:
             state = self._peer(peer)
-            peer_id = state.joined.get(ring_id)
-            if peer_id is None:
+            if ring_id not in state.joined:
                 self._introduce(peer, ring_id)
                 return InlineReason.ELSEWHERE if ring_id in state.refused else InlineReason.NOT_JOINED
-            ids[peer] = peer_id
-        return _Audience(ids, peer_ids(ids.values()))
+        return InlineReason.NOT_JOINED
 
     def _home_of(self, description: tensors.Description) -> Endpoint | None:
         """The end of the ring whose block the tensor is, or of ours, into which it will be written."""
@@ -274,9 +262,9 @@ class Exchange:
         return self.ring
 
     def _reader(self, home: Attachment) -> Endpoint:
-        found = self._readers.get(home.ring_id)
+        found = self._readers.get(home.ring_id_bytes)
         if found is None or found.closed:
-            found = self._readers[home.ring_id] = Reader(home)
+            found = self._readers[home.ring_id_bytes] = Reader(home)
         return found
 
     def _reintroduce(self, endpoint: Endpoint, peers: list[bytes]) -> None:
@@ -296,16 +284,23 @@ class Exchange:
 
     def sent(self, message: Message) -> None:
         """It went out to one more peer."""
-        self._counts["sent"] += 1
-        self._counts["sent_nbytes"] += message.nbytes
+        self._sent += 1
+        self._sent_nbytes += message.nbytes
 
     # -- receiving ------------------------------------------------------------------------------------------
 
     def hear(self, peer: bytes, frames: list[memoryview]) -> None:
         """Deals with a message of the handshake; keeps an object, or what was wrong with it, for `take`."""
         try:
-            if self._is_object(peer, frames):
+            kind, body = opened(frames)
+            self.meet(peer)
+            if kind == OBJECT:
+                self._received += 1
+                self._received_nbytes += nbytes_of(frames)
+                frames[0] = body
                 self.inbox.append((peer, frames))
+            else:
+                self._converse(peer, kind, body)
         except (HandleError, LayoutMismatchError) as error:
             self.inbox.append((peer, error))
 
@@ -318,34 +313,38 @@ class Exchange:
         peer, heard = self.inbox.popleft()
         if isinstance(heard, ShmTransportError):
             raise heard
-        return peer, self._decode(peer, heard, type)
+        self._sender = peer
+        try:
+            return peer, self._decoder.decode(heard[0], heard[1:], self._open, type)
+        except BaseException:
+            self._refuse(heard)
+            raise
 
-    def _is_object(self, peer: bytes, frames: list[memoryview]) -> bool:
-        kind, body = opened(frames)
-        self.meet(peer)
-        if kind == OBJECT:
-            self._counts["received"] += 1
-            self._counts["received_nbytes"] += sum(frame.nbytes for frame in frames)
-            return True
-        state = self._peer(peer)
+    def _converse(self, peer: bytes, kind: int, body: memoryview) -> None:
+        """Does what a message of the handshake says."""
         try:
             if kind == RING:
                 self._join(peer, msgspec.msgpack.decode(body, type=Introduction))
             else:
-                answer = msgspec.msgpack.decode(body, type=Answer)
-                if answer.ring_id not in state.introduced:
-                    pass  # to somebody who had this address before; or nobody ever asked
-                elif kind == JOINED and answer.peer_id is not None:
-                    state.joined[answer.ring_id] = answer.peer_id
-                elif kind == REFUSED:
-                    state.refused.add(answer.ring_id)
-                elif kind == AGAIN:
-                    state.joined.pop(answer.ring_id, None)
-                    state.introduced.discard(answer.ring_id)
-                    self._introduce(peer, answer.ring_id)
+                self._note(peer, kind, msgspec.msgpack.decode(body, type=Answer))
         except codec.UNREADABLE as error:
             raise HandleError(f"a channel message of kind {kind} that cannot be read: {error}") from error
-        return False
+
+    def _note(self, peer: bytes, kind: int, answer: Answer) -> None:
+        """What a peer answers to an introduction."""
+        state = self._peer(peer)
+        if answer.ring_id not in state.introduced:
+            return  # to somebody who had this address before; or nobody ever asked
+        if kind == JOINED and answer.peer_id is not None:
+            state.joined[answer.ring_id] = answer.peer_id
+            state.unanswered.discard(answer.ring_id)
+        elif kind == REFUSED:
+            state.refused.add(answer.ring_id)
+            state.unanswered.discard(answer.ring_id)
+        elif kind == AGAIN:
+            state.joined.pop(answer.ring_id, None)
+            state.introduced.discard(answer.ring_id)
+            self._introduce(peer, answer.ring_id)
 
     def is_introduction(self, frames: list[memoryview]) -> bool:
         """Whether `hear` would join a ring for this message, which takes milliseconds."""
@@ -354,38 +353,34 @@ class Exchange:
     def _join(self, peer: bytes, introduction: Introduction) -> None:
         """Joins a ring that a peer introduced, if it is on this host, and tells who we are in it."""
         self._leave_the_dead()
-        ring_id = introduction.ring_id
+        ring_id, key = introduction.ring_id, bytes.fromhex(introduction.ring_id)
         try:
             if introduction.host != self.host:
                 raise HandleError(f"that ring is elsewhere: expected {self.host}, got {introduction.host}")
-            reader = self._readers.get(ring_id)
+            reader = self._readers.get(key)
             if reader is None or reader.closed:
-                reader = self._readers[ring_id] = Reader.join(ring_id, name=self.name)
+                reader = self._readers[key] = Reader.join(ring_id, name=self.name)
             kind, answer = JOINED, Answer(ring_id, peer_id=reader.peer_id)
         except (ShmTransportError, OSError, MemoryError) as error:
             kind, answer = REFUSED, Answer(ring_id, reason=str(error))
         self.outbox.append((peer, envelope(kind, msgspec.msgpack.encode(answer))))
 
-    def _decode(self, peer: bytes, frames: list[memoryview], type: Any) -> Any:
-        def open_handle(handle: Handle) -> Tensor:
-            ring_id = handle.ring_id.hex()
-            reader = self._readers.get(ring_id)
-            if reader is None and self.ring is not None and ring_id == self.ring.id:
-                reader = self.ring
-            if reader is None:
-                self.outbox.append((peer, envelope(AGAIN, msgspec.msgpack.encode(Answer(ring_id)))))
-                raise HandleError(f"expected a handle of a ring joined here, got one of {ring_id}: asked for it again")
-            return reader.open(handle)
+    def _open(self, wire: memoryview) -> Tensor:
+        """The tensor behind a handle's bytes, of a ring that was joined here."""
+        endpoint = self._readers.get(bytes(wire[RING_ID]))
+        return self._reached(wire).open_wire(wire) if endpoint is None else endpoint.open_wire(wire)
 
-        try:
-            return self._decoder.decode(frames[0][3:], frames[1:], open_handle, type)
-        except BaseException:
-            self._refuse(frames)
-            raise
+    def _reached(self, wire: memoryview) -> Endpoint:
+        """Our own ring, if that is what the handle names. Otherwise the sender is asked for the ring."""
+        ring_id = Handle.from_bytes(wire).ring_id.hex()
+        if self.ring is not None and ring_id == self.ring.id:
+            return self.ring
+        self.outbox.append((self._sender, envelope(AGAIN, msgspec.msgpack.encode(Answer(ring_id)))))
+        raise HandleError(f"expected a handle of a ring joined here, got one of {ring_id}: asked for it again")
 
     def _refuse(self, frames: list[memoryview]) -> None:
         """Nobody here will open the handles of this message; those that were opened are not affected."""
-        for handle in codec.handles_in(frames[0][3:]):
-            reader = self._readers.get(handle.ring_id.hex())
+        for handle in codec.handles_in(frames[0]):
+            reader = self._readers.get(handle.ring_id)
             if reader is not None and not reader.closed:
                 reader.refuse(handle)

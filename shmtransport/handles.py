@@ -43,6 +43,9 @@ KIND_NUMPY: Final = 1
 KIND_DEVICE: Final = 2
 LARGEST_RANK: Final = 64  # torch's own limit
 
+RING_ID: Final = slice(8, 24)
+"""Where a handle's bytes name its ring."""
+
 _FIXED_NBYTES: Final = 44
 _CRC: Final = struct.Struct("<I")
 _INLINE_FIXED: Final = struct.Struct("<BBBBB")

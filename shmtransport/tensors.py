@@ -14,6 +14,9 @@ from shmtransport.errors import InternalError, UnsupportedTypeError
 from shmtransport.handles import KIND_NUMPY, KIND_TORCH, Inline, nbytes_of
 from shmtransport.layout import InlineReason
 
+# The core then makes handles of plain tensors, and opens them, in one call each (csrc/python/wire_face.h).
+_core.know_torch(torch.Tensor, {known: dtype.code for known, dtype in dtypes.OF_TORCH.items()})
+
 Array: TypeAlias = npt.NDArray[np.generic]
 Tensor: TypeAlias = torch.Tensor | Array
 

@@ -8,6 +8,7 @@
 #include "kill_points.h"
 #include "python.h"
 #include "tickets.h"
+#include "wire_face.h"
 #include "writer.h"
 
 typedef struct attachment_object {
@@ -304,11 +305,7 @@ static PyObject *attachment_count_inline(PyObject *self, PyObject *arguments) {
 static PyObject *attachment_count_copied(PyObject *self, PyObject *arguments) {
     unsigned long long nbytes, copy_ns;
     if (!PyArg_ParseTuple(arguments, "KK", &nbytes, &copy_ns) || !shmt_usable(self)) return NULL;
-    shmt_row *row = &shmt_core_of(self)->rows[shmt_core_of(self)->index];
-    atomic_fetch_add_explicit(&row->copied_nbytes, nbytes, memory_order_relaxed);
-    SHMT_KILL_POINT("count.copied");
-    atomic_fetch_add_explicit(&row->copy_ns, copy_ns, memory_order_relaxed);
-    SHMT_KILL_POINT("count.copying");
+    shmt_count_copied(shmt_core_of(self), nbytes, copy_ns);
     Py_RETURN_NONE;
 }
 
@@ -366,6 +363,8 @@ static PyMethodDef attachment_methods[] = {
     METHOD(keep, METH_NOARGS, "Leases of this attachment end by event from now on; the driver must be loaded."),
     METHOD(pin, METH_VARARGS, "Register a data segment for DMA; the driver's answer, 0 if it has."),
     METHOD(declare_unmappable, METH_VARARGS, "Ask the senders for inline transfers from now on, or no longer."),
+    {"share_plain", (PyCFunction)(void (*)(void))shmt_wire_share, METH_FASTCALL, "(tensor, least_nbytes, ring_id, readers): its handle's bytes, a status, or None."},
+    {"open_plain", (PyCFunction)(void (*)(void))shmt_wire_open, METH_FASTCALL, "The tensor behind (handle's bytes, ring_id), or None."},
     {"segment_nbytes", shmt_view_segment_nbytes, METH_VARARGS, "Published size of a data segment."},
     {"room", shmt_view_room, METH_NOARGS, "(used, total, largest free extent, live blocks), in bytes."},
     {"used_nbytes", shmt_view_used_nbytes, METH_NOARGS, "Bytes in blocks not yet collected: the ring's footprint as the writer last knew it."},

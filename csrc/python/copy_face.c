@@ -85,6 +85,10 @@ static void copy_released(shmt_copy_choice choice, void *dst, const void *src, s
     Py_END_ALLOW_THREADS
 }
 
+void shmt_copy_released(void *dst, const void *src, size_t nbytes, uint64_t footprint_nbytes) {
+    copy_released(shmt_copy_choose(nbytes, footprint_nbytes), dst, src, nbytes);
+}
+
 static PyObject *face_copy(PyObject *module, PyObject *arguments) {
     void *dst, *src;
     size_t nbytes, footprint_nbytes;
@@ -92,7 +96,7 @@ static PyObject *face_copy(PyObject *module, PyObject *arguments) {
     if (!PyArg_ParseTuple(arguments, "O&O&O&O&:copy", to_address, &dst, to_address, &src, to_nbytes, &nbytes,
                           to_nbytes, &footprint_nbytes))
         return NULL;
-    copy_released(shmt_copy_choose(nbytes, footprint_nbytes), dst, src, nbytes);
+    shmt_copy_released(dst, src, nbytes, footprint_nbytes);
     Py_RETURN_NONE;
 }
 

@@ -5,6 +5,9 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
+/* shmt_copy(), during which other Python threads run if it is a large one. */
+void shmt_copy_released(void *dst, const void *src, size_t nbytes, uint64_t footprint_nbytes);
+
 /* For PyModule_AddFunctions(); ends with an empty entry. They keep no state in the module. */
 extern PyMethodDef shmt_copy_methods[];
 

@@ -7,6 +7,7 @@
 #include "keeper.h"
 #include "names.h"
 #include "state_view.h"
+#include "torch_tensors.h"
 
 static PyObject *core_fork_epoch(PyObject *module, PyObject *unused) {
     (void)module, (void)unused;
@@ -69,6 +70,7 @@ static PyMethodDef core_methods[] = {
     {"pinned_nbytes", core_pinned_nbytes, METH_NOARGS, "Bytes of segments that are registered for DMA."},
     {"look", shmt_core_look, METH_VARARGS, "What the ring of a control segment (descriptor) is doing, seen from outside."},
     {"held", shmt_core_held, METH_VARARGS, "Mask of the indices whose lock bytes of a control segment (descriptor) are held."},
+    {"know_torch", shmt_know_torch, METH_VARARGS, "Learn (torch.Tensor, {dtype: code}); whether it has DLPack's table for C."},
     {"unlink_names", core_unlink_names, METH_VARARGS, "Remove a ring's names if nobody holds any of its lock bytes."},
     {0},
 };
@@ -147,6 +149,9 @@ static int core_traverse(PyObject *module, visitproc visit, void *arg) {
     Py_VISIT(state->errors);
     Py_VISIT(state->attachment_type);
     Py_VISIT(state->lease_type);
+    Py_VISIT(state->tensor_type);
+    Py_VISIT(state->is_neg);
+    Py_VISIT(state->dtype_codes);
     return 0;
 }
 
@@ -155,6 +160,11 @@ static int core_clear(PyObject *module) {
     Py_CLEAR(state->errors);
     Py_CLEAR(state->attachment_type);
     Py_CLEAR(state->lease_type);
+    state->exchange = NULL;
+    Py_CLEAR(state->tensor_type);
+    Py_CLEAR(state->is_neg);
+    Py_CLEAR(state->dtype);
+    Py_CLEAR(state->dtype_codes);
     return 0;
 }
 

@@ -14,6 +14,10 @@ typedef struct shmt_module_state {
     PyObject *errors; /* the module shmtransport.errors */
     PyTypeObject *attachment_type;
     PyTypeObject *lease_type;
+    /* What torch_tensors.c knows of torch; NULL: nothing, or this torch has no such table. */
+    const struct shmt_dlpack_exchange *exchange;
+    PyObject *tensor_type, *is_neg; /* torch.Tensor and its method */
+    PyObject *dtype, *dtype_codes;  /* the attribute's name; a dict from torch's dtypes to those of handles */
 } shmt_module_state;
 
 extern PyType_Spec shmt_attachment_spec;

@@ -24,7 +24,6 @@ from shmtransport import (
     RingFullError,
     UnsupportedTypeError,
     WaitTimeoutError,
-    tensors,
 )
 from shmtransport.asyncio import Channel
 from tests.processes.channels import Request, channel_there
@@ -112,13 +111,13 @@ def test_the_event_loop_goes_on_while_96_mb_are_sent_by_handle(
     gaps: list[float] = []
     worst: list[float] = []
     copying: set[int] = set()
-    fill = tensors.fill
+    share = Ring.share_wire
 
-    def fill_and_note_the_thread(*arguments: Any) -> None:
+    def share_and_note_the_thread(*arguments: Any) -> Any:
         copying.add(threading.get_ident())
-        fill(*arguments)
+        return share(*arguments)
 
-    monkeypatch.setattr(tensors, "fill", fill_and_note_the_thread)
+    monkeypatch.setattr(Ring, "share_wire", share_and_note_the_thread)
 
     async def tick() -> None:
         last = time.perf_counter()
