@@ -7,6 +7,7 @@
 
 #include "leases.h"
 
+#define SHMT_KIND_TORCH 0u
 #define SHMT_RANK_MAX 64u
 #define SHMT_HANDLE_NBYTES(rank) (44u + 8u * (rank) + 4u)
 #define SHMT_HANDLE_NBYTES_MAX SHMT_HANDLE_NBYTES(SHMT_RANK_MAX)

@@ -13,7 +13,7 @@ import zmq
 import zmq.asyncio
 
 from shmtransport.channel import ONLY_PEER, addressed, prepare
-from shmtransport.errors import ClosedError, PeerDeadError, WaitTimeoutError
+from shmtransport.errors import PeerDeadError, WaitTimeoutError
 from shmtransport.exchange import Exchange
 from shmtransport.ring import Ring
 from shmtransport.traffic import ChannelStatistics, Frames, Message
@@ -40,11 +40,10 @@ class Channel:
         self._thread = ThreadPoolExecutor(1, "shmtransport")
         self._receiving = asyncio.Lock()
         self._sending = 0  # tasks that wait for the socket to take something
-        self._closed = False
 
     async def send(self, value: object, to: bytes | Iterable[bytes] | None = None, *, timeout_s: float = 30.0) -> None:
         """See `shmtransport.Channel.send`."""
-        self._check()
+        self._exchange.check()
         peers = addressed(self._routes, to)
         messages: list[Message] = []
         try:
@@ -76,7 +75,7 @@ class Channel:
 
     async def recv_from(self, type: Any = Any, *, timeout_s: float | None = None) -> tuple[bytes, Any]:
         """See `shmtransport.Channel.recv_from`."""
-        self._check()
+        self._exchange.check()
         try:
             async with asyncio.timeout(timeout_s):
                 while not self._exchange.inbox:
@@ -90,7 +89,7 @@ class Channel:
 
     async def join(self, to: bytes | Iterable[bytes] | None = None, *, timeout_s: float = 10.0) -> bool:
         """See `shmtransport.Channel.join`."""
-        self._check()
+        self._exchange.check()
         peers = addressed(self._routes, to)
         for peer in peers:
             self._exchange.meet(peer)
@@ -108,7 +107,6 @@ class Channel:
 
     def close(self) -> None:
         """See `shmtransport.Channel.close`."""
-        self._closed = True
         self._thread.shutdown()
         self._exchange.close()
 
@@ -119,11 +117,6 @@ class Channel:
         self.close()
 
     # -- the socket -----------------------------------------------------------------------------------------
-
-    def _check(self) -> None:
-        self._exchange.check()
-        if self._closed:
-            raise ClosedError("the channel was closed")
 
     async def _send_message(self, message: Message) -> None:
         unsent = list(message.peers)

@@ -6,7 +6,7 @@ from typing import Any, Final, Self
 
 import zmq
 
-from shmtransport.errors import ClosedError, ConfigError, PeerDeadError, WaitTimeoutError
+from shmtransport.errors import ConfigError, PeerDeadError, WaitTimeoutError
 from shmtransport.exchange import Exchange
 from shmtransport.ring import Ring
 from shmtransport.traffic import ChannelStatistics, Frames, Message
@@ -81,7 +81,6 @@ class Channel:
         self._incoming = zmq.Poller()
         self._incoming.register(socket, zmq.POLLIN)
         self._exchange = Exchange(ring, threshold, name)
-        self._closed = False
 
     def send(self, value: object, to: bytes | Iterable[bytes] | None = None, *, timeout_s: float = 30.0) -> None:
         """Sends ``value``, to every peer in ``to`` with one write and one ticket for each tensor.
@@ -90,7 +89,7 @@ class Channel:
         `WaitTimeoutError` if the socket takes nothing for ``timeout_s`` seconds, `PeerDeadError` if a routing
         id is gone. What could not be sent is revoked.
         """
-        self._check()
+        self._exchange.check()
         peers = addressed(self._routes, to)
         if not all(map(self._exchange.has_answered, peers)):
             self._pump()  # an answer that makes handles of bytes may be there; else it can wait until the end
@@ -115,7 +114,7 @@ class Channel:
 
     def recv_from(self, type: Any = Any, *, timeout_s: float | None = None) -> tuple[bytes, Any]:
         """As `recv`, with the routing id of the sender on a ROUTER (else ``b""``)."""
-        self._check()
+        self._exchange.check()
         exchange = self._exchange
         if not exchange.inbox:
             self._wait_for_object(timeout_s)
@@ -144,7 +143,7 @@ class Channel:
 
         Raises `WaitTimeoutError`. Never needed for correctness: before the join everything goes inline.
         """
-        self._check()
+        self._exchange.check()
         peers = addressed(self._routes, to)
         for peer in peers:
             self._exchange.meet(peer)
@@ -162,7 +161,6 @@ class Channel:
 
     def close(self) -> None:
         """Leaves the rings it joined, as soon as no tensor needs them; idempotent. Socket and ring stay."""
-        self._closed = True
         self._exchange.close()
 
     def __enter__(self) -> Self:
@@ -172,11 +170,6 @@ class Channel:
         self.close()
 
     # -- the socket -----------------------------------------------------------------------------------------
-
-    def _check(self) -> None:
-        self._exchange.check()
-        if self._closed:
-            raise ClosedError("the channel was closed")
 
     def _send_message(self, message: Message, deadline: float) -> None:
         unsent = list(message.peers)

@@ -18,7 +18,7 @@ from shmtransport import _core, attachment, codec, tensors
 from shmtransport.attachment import Attachment
 from shmtransport.config import parse_size
 from shmtransport.endpoint import Endpoint
-from shmtransport.errors import ForkedError, HandleError, LayoutMismatchError, ShmTransportError
+from shmtransport.errors import ClosedError, ForkedError, HandleError, LayoutMismatchError, ShmTransportError
 from shmtransport.handles import RING_ID, Handle, Inline
 from shmtransport.layout import WRITER, InlineReason
 from shmtransport.messages import (
@@ -76,6 +76,7 @@ class Exchange:
         self._peers: dict[bytes, _Peer] = {}
         self._readers: dict[bytes, Endpoint] = {}
         """By ring id, as a handle has it."""
+        self._closed = False
         self._fork_epoch = _core.fork_epoch()
         self._sent = self._sent_nbytes = self._received = self._received_nbytes = self._handles = 0
         self._inline: Counter[str] = Counter()
@@ -93,12 +94,16 @@ class Exchange:
         )
 
     def check(self) -> None:
-        """Raises `ForkedError` in a forked child: a socket cannot be used there, it would wait for ever."""
+        """Raises `ClosedError` after `close`, and `ForkedError` in a forked child: a socket cannot be used there, it
+        would wait for ever."""
         if self._fork_epoch != _core.fork_epoch():
             raise ForkedError("the channel was made before this process was forked: make socket and channel anew")
+        if self._closed:
+            raise ClosedError("the channel was closed")
 
     def close(self) -> None:
         """Refuses the objects that nobody will take, and leaves the rings."""
+        self._closed = True
         while self.inbox:
             _, heard = self.inbox.popleft()
             if not isinstance(heard, ShmTransportError):
@@ -154,7 +159,12 @@ class Exchange:
     def encode(self, value: object, peers: Iterable[bytes]) -> list[Message]:
         """``value`` for all ``peers``: one write and one ticket a tensor for those that joined our ring, the
         bytes for the others. Raises `UnsupportedTypeError`; nothing is leased then."""
-        groups = self._groups(peers)
+        everybody = list(peers)
+        for peer in everybody:
+            self.meet(peer)
+        if len(everybody) == 1:
+            return [self._encode(value, everybody)]
+        groups = self._groups(everybody)
         messages: list[Message] = []
         try:
             messages.extend(self._encode(value, group) for group in groups)
@@ -167,13 +177,8 @@ class Exchange:
     def _groups(self, peers: Iterable[bytes]) -> list[list[bytes]]:
         """Peers that can have the same message: those that joined our ring or those that did not, and no two
         of one process, which has a single bit in a ticket."""
-        everybody = list(peers)
-        for peer in everybody:
-            self.meet(peer)
-        if len(everybody) == 1:
-            return [everybody]
         groups: list[tuple[bool | None, set[tuple[str, str]], list[bytes]]] = []
-        for peer in everybody:
+        for peer in peers:
             joined = self.settled(peer)
             places = set(self._peer(peer).joined.items())
             for alike, taken, members in groups:

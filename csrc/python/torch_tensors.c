@@ -5,8 +5,6 @@
 
 #include "dlpack.h"
 
-#define KIND_TORCH 0
-
 /* By the codes of shmtransport/dtypes.py. */
 static const shmt_dlpack_dtype dtypes[] = {
     {6, 8, 1},                                           /* bool */
@@ -89,12 +87,11 @@ static bool look(shmt_module_state *state, PyObject *tensor, shmt_plain_tensor *
     shmt_dlpack_tensor seen;
     if ((PyObject *)Py_TYPE(tensor) != state->tensor_type || state->exchange->look(tensor, &seen) != 0) return false;
     if (seen.device_type != SHMT_DLPACK_CPU || seen.rank > (int32_t)SHMT_RANK_MAX || !is_contiguous(&seen)) return false;
-    if (!find_dtype(state, tensor, seen.dtype, &plain->dtype) || is_negated(state, tensor)) return false;
     plain->rank = (uint32_t)seen.rank;
-    plain->dims = seen.dims;
-    plain->nbytes = nbytes_of(seen.dtype, (const uint64_t *)seen.dims, plain->rank);
+    memcpy(plain->dims, seen.dims, plain->rank * sizeof *plain->dims); /* other threads run while torch is asked below */
+    plain->nbytes = nbytes_of(seen.dtype, plain->dims, plain->rank);
     plain->address = (uint8_t *)seen.address + seen.offset;
-    return plain->nbytes != 0;
+    return plain->nbytes && find_dtype(state, tensor, seen.dtype, &plain->dtype) && !is_negated(state, tensor);
 }
 
 bool shmt_plain_look(shmt_module_state *state, PyObject *tensor, shmt_plain_tensor *plain) {
@@ -105,7 +102,7 @@ bool shmt_plain_look(shmt_module_state *state, PyObject *tensor, shmt_plain_tens
 }
 
 uint64_t shmt_plain_nbytes(const shmt_module_state *state, const shmt_handle *handle) {
-    if (!state->exchange || handle->kind != KIND_TORCH || handle->dtype >= DTYPES) return 0;
+    if (!state->exchange || handle->kind != SHMT_KIND_TORCH || handle->dtype >= DTYPES) return 0;
     return nbytes_of(dtypes[handle->dtype], handle->dims, handle->rank);
 }
 

@@ -13,7 +13,7 @@ typedef struct shmt_plain_tensor {
     uint64_t nbytes; /* at least 1 */
     uint8_t dtype;   /* as in a handle */
     uint32_t rank;
-    const int64_t *dims; /* the tensor's own */
+    uint64_t dims[SHMT_RANK_MAX];
 } shmt_plain_tensor;
 
 /* For the module's table: know_torch(torch.Tensor, {dtype: code}) says whether this torch has DLPack's table. Without it,

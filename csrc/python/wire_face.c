@@ -31,10 +31,14 @@ static shmt_status put(shmt_attachment *attachment, const shmt_plain_tensor *ten
 }
 
 static PyObject *handle_of(const shmt_plain_tensor *tensor, const char *ring_id, const shmt_reference *reference) {
-    shmt_handle handle = {.dtype = tensor->dtype, .rank = tensor->rank, .reference = *reference};
+    shmt_handle handle;
     uint8_t wire[SHMT_HANDLE_NBYTES_MAX];
+    handle.kind = SHMT_KIND_TORCH;
+    handle.dtype = tensor->dtype;
+    handle.rank = tensor->rank;
+    handle.reference = *reference;
     memcpy(handle.ring_id, ring_id, ID_NBYTES);
-    memcpy(handle.dims, tensor->dims, 8 * (size_t)tensor->rank);
+    memcpy(handle.dims, tensor->dims, tensor->rank * sizeof *handle.dims);
     return PyBytes_FromStringAndSize((const char *)wire, (Py_ssize_t)shmt_handle_write(&handle, wire));
 }
 
