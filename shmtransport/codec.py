@@ -140,7 +140,9 @@ class Decoder:
         if type is not self._type:
             self._msgpack = msgspec.msgpack.Decoder(type, ext_hook=self._message.restore)
             self._type = type
-        self._message.begin(frames, open_handle)
+        message = self._message
+        message.open, message.frames = open_handle, len(frames)
+        message.unread = dict(enumerate(frames)) if frames else {}
         try:
             return self._msgpack.decode(body)
         except ShmTransportError:
@@ -150,34 +152,38 @@ class Decoder:
         except UNREADABLE as error:
             raise HandleError(f"a message that is not msgpack: {error}") from error
         finally:
-            self._message.begin([], _unopened)
+            message.clear()
 
 
 class _Incoming:
     """What belongs to the message that is being decoded."""
 
-    __slots__ = ("_frames", "_open", "_unread")
+    __slots__ = ("frames", "open", "unread")
+
+    open: Open
+    frames: int
+    unread: dict[int, memoryview]
 
     def __init__(self) -> None:
-        self.begin([], _unopened)
+        self.clear()
 
-    def begin(self, frames: list[memoryview], open_handle: Open) -> None:
-        self._open = open_handle
-        self._frames = len(frames)
-        self._unread = dict(enumerate(frames))
+    def clear(self) -> None:
+        self.open = _unopened
+        self.frames = 0
+        self.unread = {}
 
     def restore(self, code: int, payload: memoryview) -> Any:
         if code == _HANDLE:
-            return self._open(payload)
+            return self.open(payload)
         if code == _INLINE:
             return tensors.from_inline(Inline.from_bytes(payload))
         if code == _SCALAR:
             return tensors.from_inline(Inline.from_bytes(payload))[()]
         if code == _FRAME and len(payload) >= _INDEX.size:
             (index,) = _INDEX.unpack_from(payload)
-            if index in self._unread:
-                return tensors.from_inline(Inline.from_parts(bytes(payload[_INDEX.size :]), self._unread.pop(index)))
-        raise HandleError(f"a message with extension {code} of {len(payload)} bytes and {self._frames} frames")
+            if index in self.unread:
+                return tensors.from_inline(Inline.from_parts(bytes(payload[_INDEX.size :]), self.unread.pop(index)))
+        raise HandleError(f"a message with extension {code} of {len(payload)} bytes and {self.frames} frames")
 
 
 def _unopened(wire: memoryview) -> Tensor:

@@ -10,7 +10,7 @@ and one may do everything else: what both touch are single operations on dicts a
 
 from collections import Counter, deque
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any, Final, TypeAlias
 
 import msgspec
 
@@ -39,13 +39,11 @@ from shmtransport.ring import Ring
 from shmtransport.tensors import Tensor
 from shmtransport.traffic import ChannelStatistics, Frames, Message, nbytes_of
 
+_Audience: TypeAlias = tuple[dict[bytes, str], bytes]
+"""Those who get a message, in one ring: their ids there, and the same as `Endpoint.share_described` takes them."""
 
-class _Audience(NamedTuple):
-    """Those who get a message, in one ring."""
 
-    ids: dict[bytes, str]
-    readers: bytes
-    """The ids as `Endpoint.share_described` takes them."""
+_NO_MESSAGE: Final = Message([])
 
 
 class _Peer:
@@ -82,7 +80,7 @@ class Exchange:
         self._inline: Counter[str] = Counter()
         self._encoder = codec.Encoder()
         self._decoder = codec.Decoder()
-        self._encoded = Message([])
+        self._encoded = _NO_MESSAGE
         """What is being encoded just now, and for whom in our ring."""
         self._audience: _Audience | None = None
         self._sender = b""
@@ -198,6 +196,8 @@ class Exchange:
         except BaseException:
             message.revoke(peers)
             raise
+        finally:
+            self._encoded = _NO_MESSAGE
         message.frames = [*envelope(OBJECT, body), *frames]
         self._handles += len(message.handles)
         return message
@@ -207,12 +207,14 @@ class Exchange:
         message, ring, audience = self._encoded, self.ring, self._audience
         sent: bytes | Inline | None = None
         if ring is not None and audience is not None:
-            sent = ring.share_wire(tensor, self._least_nbytes, audience.readers)
+            ids, readers = audience
+            sent = ring.share_wire(tensor, self._least_nbytes, readers)
             if type(sent) is bytes:
-                message.handles.append((ring, sent, audience.ids))
+                message.handles.append((ring, sent, ids))
                 return sent
             if isinstance(sent, Inline) and sent.reason == InlineReason.NOT_JOINED:
                 self._reintroduce(ring, message.peers)
+                self._audience = None
         if sent is None:
             sent = self._handle_or_inline(tensor, tensors.describe(tensor), message)
         if isinstance(sent, Inline):
@@ -228,10 +230,11 @@ class Exchange:
         audience = self._audience_in(endpoint.id, message.peers)
         if audience is None:
             return self._inline_because(self._why_not(endpoint.id, message.peers), tensor, description)
-        sent = endpoint.share_described(tensor, description, audience.readers)
+        ids, readers = audience
+        sent = endpoint.share_described(tensor, description, readers)
         if isinstance(sent, Handle):
             wire = bytes(sent)
-            message.handles.append((endpoint, wire, audience.ids))
+            message.handles.append((endpoint, wire, ids))
             return wire
         if sent.reason == InlineReason.NOT_JOINED:
             self._reintroduce(endpoint, message.peers)
@@ -247,7 +250,7 @@ class Exchange:
                 return None
             ids[peer] = peer_id
             readers += bytes.fromhex(peer_id)
-        return _Audience(ids, readers)
+        return ids, readers
 
     def _why_not(self, ring_id: str, peers: list[bytes]) -> InlineReason:
         """Why they have no handles of that ring. The first that has not joined it is introduced to it."""

@@ -98,7 +98,7 @@ NOT_PLAIN = {
     "negated and not yet computed": torch._neg_view(PLAIN),
     "conjugated and not yet computed": torch.ones(3, dtype=torch.complex64).conj(),
     "complex": torch.ones(3, dtype=torch.complex64),
-    "of half a byte": torch.empty(3, dtype=torch.uint8).view(getattr(torch, "uint4")),
+    "of half a byte": torch.empty(3, dtype=torch.uint8).view(torch.uint4),  # type: ignore[attr-defined]
     "sparse": PLAIN.to_sparse(),
     "on the meta device": PLAIN.to("meta"),
     "of a subclass": PLAIN.as_subclass(Subclass),
