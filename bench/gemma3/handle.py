@@ -19,10 +19,10 @@ from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
 from bench.gemma3.today import items_of, request_of
 from bench.gemma3.way import Engine, Frame, Frontend
 from shmtransport import handles
+from shmtransport.adapters.rings import PEER
+from shmtransport.adapters.settings import Settings
 from shmtransport.adapters.vllm import core
-from shmtransport.adapters.vllm.rings import PEER
 from shmtransport.adapters.vllm.sending import Consumer, SharedRing
-from shmtransport.adapters.vllm.settings import Settings
 
 _ROOM = 1.25
 """For what lies between blocks."""

@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from shmtransport.adapters.vllm.seams import Look
+from shmtransport.adapters.seams import Look
 from shmtransport.doctor import child
 from shmtransport.doctor.findings import Finding
 from shmtransport.doctor.situation import Situation

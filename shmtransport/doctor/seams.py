@@ -10,9 +10,9 @@ import sys
 
 import msgspec
 
+from shmtransport.adapters.seams import Look, Module, look
+from shmtransport.adapters.settings import Settings
 from shmtransport.adapters.vllm import modules
-from shmtransport.adapters.vllm.seams import Look, Module, look
-from shmtransport.adapters.vllm.settings import Settings
 
 
 def _looks(module: Module) -> list[Look]:

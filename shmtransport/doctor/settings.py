@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from shmtransport import copying, segment
-from shmtransport.adapters.vllm.settings import Settings
+from shmtransport.adapters.settings import Settings
 from shmtransport.config import PINNED
 from shmtransport.doctor.findings import Finding
 from shmtransport.doctor.situation import Situation

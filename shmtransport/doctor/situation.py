@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from shmtransport.adapters.vllm.settings import RingSize, Settings
+from shmtransport.adapters.settings import RingSize, Settings
 from shmtransport.config import RingConfig
 from shmtransport.errors import ConfigError
 from shmtransport.formatting import GIB

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from shmtransport.adapters.settings import Settings
 from shmtransport.adapters.vllm import modules
-from shmtransport.adapters.vllm.settings import Settings
 from tests.doctoring import ORPHAN, Examined, examined, run_doctor
 from tests.support import ROOT, compile_c, with_shared_memory
 

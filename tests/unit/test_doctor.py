@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from shmtransport.adapters.vllm.settings import Settings
+from shmtransport.adapters.settings import Settings
 from shmtransport.config import BackingChoice
 from shmtransport.doctor import Finding, Report, Situation, cuda, examination, kernel
 from shmtransport.doctor.child import ChildError, answer_of

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from shmtransport import Reader, Ring
+from shmtransport.adapters.rings import JoinedRings
 from shmtransport.adapters.vllm import worker
 from shmtransport.adapters.vllm.forwarding import Broadcast, ForwardedTensor, Workers, module
-from shmtransport.adapters.vllm.rings import JoinedRings
 from shmtransport.errors import HandleError
 from shmtransport.handles import VERSION
 from tests.peers import join_as_if_another_process

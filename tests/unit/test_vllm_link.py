@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 
+from shmtransport.adapters.rings import KEY
+from shmtransport.adapters.settings import Settings
 from shmtransport.adapters.vllm.core import Engine
 from shmtransport.adapters.vllm.link import Link
-from shmtransport.adapters.vllm.rings import KEY
 from shmtransport.adapters.vllm.sending import SharedRing
-from shmtransport.adapters.vllm.settings import Settings
 from tests.support import segment_names
 
 ENGINES = (b"\0\0", b"\1\0", b"\2\0")

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 
+from shmtransport.adapters.leaving import Leaving
+from shmtransport.adapters.rings import KEY
+from shmtransport.adapters.settings import Settings
 from shmtransport.adapters.vllm.encoding import consumer_of_new_encoders, module
-from shmtransport.adapters.vllm.leaving import Leaving
 from shmtransport.adapters.vllm.returning import ASK, JOINED, ReturnRing, Returns, may_return_tensors
-from shmtransport.adapters.vllm.rings import KEY
 from shmtransport.adapters.vllm.sending import Consumer
-from shmtransport.adapters.vllm.settings import Settings
 from shmtransport.handles import VERSION
 from shmtransport.reader import Reader
 from tests.peers import join_as_if_another_process

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from shmtransport.adapters.vllm.seams import Module, Patches, Seam
+from shmtransport.adapters.seams import Module, Seam
+from shmtransport.adapters.vllm.seams import Patches
 
 FITTING = """
 class Engine:

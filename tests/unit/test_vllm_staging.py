@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from shmtransport import Reader, Ring
-from shmtransport.adapters.vllm import core, rings, staging
-from shmtransport.adapters.vllm.ahead import GrowsAhead
+from shmtransport.adapters import rings
+from shmtransport.adapters.ahead import GrowsAhead
+from shmtransport.adapters.settings import Settings
+from shmtransport.adapters.vllm import core, staging
 from shmtransport.adapters.vllm.sending import Consumer
-from shmtransport.adapters.vllm.settings import Settings
 from shmtransport.errors import HandleError
 from shmtransport.handles import VERSION
 from tests.peers import join_as_if_another_process

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from shmtransport.adapters.vllm.settings import Settings
+from shmtransport.adapters.settings import Settings
 from shmtransport.errors import ConfigError
 from shmtransport.segment import room
 from tests.support import run_python

@@ -3,15 +3,12 @@
 `register` is what vLLM calls, by the entry point ``vllm.general_plugins: shmtransport``, in each of its
 processes. It wraps a few methods of vLLM and does nothing else; docs/vllm.md says what changes.
 
-    settings    what SHMTRANSPORT_* says
-    seams       looking at vLLM's methods, wrapping them, putting them back
+    seams       wrapping vLLM's methods, putting them back
 
     staging     big tensors of a processed input into the ring, in the thread that processed it
     fields      what each item of a batch says of all the others, left out
-    ahead       growing and mapping before somebody has to wait for it
     sending     a process's ring, handles in its encoder
     encoding    a consumer for encoders that vLLM makes for itself
-    rings       rings that a process has joined
 
     frontend    the seams of clients and renderers
     link        one engine client and its engines: joining, sending, taking back
@@ -20,15 +17,15 @@ processes. It wraps a few methods of vLLM and does nothing else; docs/vllm.md sa
     worker      handles in a worker
     merging     a batch in a worker without a copy
     returning   handles in outputs, back to the frontend
-    leaving     removing names that killed processes leave
     metrics     rings in vLLM's /metrics
 """
 
 from typing import Final
 
+from shmtransport.adapters.seams import Module
+from shmtransport.adapters.settings import Settings
 from shmtransport.adapters.vllm import core, encoding, forwarding, frontend, merging, metrics
-from shmtransport.adapters.vllm.seams import Module, Patches, logger
-from shmtransport.adapters.vllm.settings import Settings
+from shmtransport.adapters.vllm.seams import Patches, logger
 from shmtransport.errors import ConfigError
 
 __all__ = ["modules", "register"]

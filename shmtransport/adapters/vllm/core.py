@@ -7,12 +7,13 @@ from typing import Any, Final
 import torch
 
 from shmtransport import dtypes
+from shmtransport.adapters.rings import KEY, PEER, JoinedRings
+from shmtransport.adapters.seams import Module, Seam
+from shmtransport.adapters.settings import Settings
 from shmtransport.adapters.vllm.encoding import consumer_of_new_encoders
 from shmtransport.adapters.vllm.forwarding import Workers
 from shmtransport.adapters.vllm.returning import ASK, JOINED, ReturnRing
-from shmtransport.adapters.vllm.rings import KEY, PEER, JoinedRings
-from shmtransport.adapters.vllm.seams import Module, Seam, logger
-from shmtransport.adapters.vllm.settings import Settings
+from shmtransport.adapters.vllm.seams import logger
 from shmtransport.errors import ClosedError, HandleError
 from shmtransport.handles import Handle
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from shmtransport.adapters.vllm.seams import Module, Seam
+from shmtransport.adapters.seams import Module, Seam
 from shmtransport.adapters.vllm.sending import Consumer
 
 _here = threading.local()

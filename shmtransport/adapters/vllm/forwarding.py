@@ -14,9 +14,10 @@ from typing import Any, Final
 import torch
 
 from shmtransport import handles, tensors
+from shmtransport.adapters.rings import ERROR, PEER, JoinedRings
+from shmtransport.adapters.seams import Module, Seam
 from shmtransport.adapters.vllm import worker
-from shmtransport.adapters.vllm.rings import ERROR, PEER, JoinedRings
-from shmtransport.adapters.vllm.seams import Module, Seam, logger
+from shmtransport.adapters.vllm.seams import logger
 from shmtransport.endpoint import peer_ids
 from shmtransport.errors import ShmTransportError
 from shmtransport.handles import Handle

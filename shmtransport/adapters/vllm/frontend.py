@@ -6,10 +6,11 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, Final
 
+from shmtransport.adapters.seams import Module, Seam
+from shmtransport.adapters.settings import Settings
 from shmtransport.adapters.vllm.link import CLIENT_MODULE, Link, may_exchange_tensors
-from shmtransport.adapters.vllm.seams import Module, Seam, logger
+from shmtransport.adapters.vllm.seams import logger
 from shmtransport.adapters.vllm.sending import SharedRing
-from shmtransport.adapters.vllm.settings import Settings
 
 EMBEDS: Final = "prompt_embeds"
 """vLLM's name for the embeddings that a request has in place of tokens."""

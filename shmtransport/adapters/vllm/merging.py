@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from shmtransport.adapters.vllm.seams import Module, Seam
+from shmtransport.adapters.seams import Module, Seam
 from shmtransport.rejoining import rejoined
 
 

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from shmtransport import attachment, observing
-from shmtransport.adapters.vllm.seams import Module, Seam, logger
+from shmtransport.adapters.seams import Module, Seam
+from shmtransport.adapters.vllm.seams import logger
 from shmtransport.observing import Found
 
 if TYPE_CHECKING:

@@ -17,12 +17,12 @@ from functools import partial
 from typing import Any, Final
 
 from shmtransport import handles
+from shmtransport.adapters.leaving import Leaving
+from shmtransport.adapters.rings import ERROR, PEER, JoinedRings
+from shmtransport.adapters.settings import Settings
 from shmtransport.adapters.vllm import metrics
-from shmtransport.adapters.vllm.leaving import Leaving
-from shmtransport.adapters.vllm.rings import ERROR, PEER, JoinedRings
 from shmtransport.adapters.vllm.seams import logger
 from shmtransport.adapters.vllm.sending import Consumer
-from shmtransport.adapters.vllm.settings import Settings
 from shmtransport.errors import ShmTransportError
 from shmtransport.ring import Ring
 

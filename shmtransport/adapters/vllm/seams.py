@@ -1,100 +1,28 @@
-"""vLLM's seams: looked at before they are touched, all of a module or none, and undone if one does not fit.
+"""Wrapping vLLM's seams: all of a module or none, and undone if one does not fit.
 
 Nothing here imports vLLM: a module that is loaded is wrapped at once, any other when vLLM itself has imported it.
 """
 
 import functools
 import importlib.util
-import inspect
 import logging
 import sys
 import threading
 from collections.abc import Callable, Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any
+
+from shmtransport.adapters.seams import Module, Seam, SeamError, Wrapper, check
 
 logger = logging.getLogger("vllm.plugins.shmtransport")  # below "vllm", whose handler and level it takes
-
-Wrapper: TypeAlias = Callable[..., Any]
-"""Called as ``wrapper(original, self, *args, **kwargs)``."""
-
-
-class SeamError(Exception):
-    """vLLM has no such seam, or another one than is understood here."""
-
-
-class Seam(NamedTuple):
-    """A method to wrap: ``owner.name`` of a module, whose parameters begin with ``parameters``."""
-
-    owner: str
-    name: str
-    parameters: tuple[str, ...]
-    wrapper: Wrapper | None
-    """None: it is called, not wrapped, but must be there."""
-    mentions: str = ""
-    """A name that its code must use, because the wrapper relies on that."""
-    optional: bool = False
-    """Left out where it does not fit, without a word."""
-
-
-class Module(NamedTuple):
-    """A module of vLLM with all that is to be wrapped in it."""
-
-    name: str
-    seams: tuple[Seam, ...]
-    additions: tuple[tuple[str, str, Callable[..., Any]], ...] = ()
-    """Methods that vLLM does not have: owner, name, function."""
-
-
-def _checked(module: ModuleType, seam: Seam) -> tuple[type, Callable[..., Any]]:
-    place = f"{module.__name__}.{seam.owner}.{seam.name}"
-    owner = getattr(module, seam.owner, None)
-    original = getattr(owner, seam.name, None)
-    if not inspect.isclass(owner) or not inspect.isfunction(original):
-        raise SeamError(f"{place} is not there")
-    try:
-        parameters = tuple(inspect.signature(original).parameters)
-    except ValueError as error:
-        raise SeamError(f"{place} has no signature") from error
-    if parameters[: len(seam.parameters)] != seam.parameters:
-        raise SeamError(f"{place} takes ({', '.join(parameters)}), expected ({', '.join(seam.parameters)}, ...)")
-    if seam.mentions and seam.mentions not in inspect.unwrap(original).__code__.co_names:
-        raise SeamError(f"{place} does not use {seam.mentions}")
-    return owner, original
-
-
-class Look(NamedTuple):
-    """A seam that was looked for, or a whole module that could not be."""
-
-    place: str
-    state: Literal["found", "missing", "left out", "unseen"]
-    """left out: it is optional."""
-    why: str = ""
-    """What is there instead; empty for one that was found."""
-
-
-def look(module: Module, loaded: ModuleType | None) -> list[Look]:
-    """Whether each of ``module``'s seams is in vLLM's module, None if that is not there. Wraps nothing."""
-    looks = []
-    for seam in module.seams:
-        place = f"{module.name}.{seam.owner}.{seam.name}"
-        try:
-            if loaded is None:
-                raise SeamError(f"{place} is not there")
-            _checked(loaded, seam)
-        except SeamError as error:
-            looks.append(Look(place, "left out" if seam.optional else "missing", str(error)))
-        else:
-            looks.append(Look(place, "found"))
-    return looks
 
 
 def _is_left_out(module: ModuleType, seam: Seam) -> bool:
     if not seam.optional:
         return False
     try:
-        _checked(module, seam)
+        check(module, seam)
     except SeamError as error:
         logger.debug("not wrapped: %s", error)
         return True
@@ -137,7 +65,7 @@ class Patches:
             if module is None:
                 return
             try:
-                found = [(seam, *_checked(loaded, seam)) for seam in module.seams if not _is_left_out(loaded, seam)]
+                found = [(seam, *check(loaded, seam)) for seam in module.seams if not _is_left_out(loaded, seam)]
                 added = [(getattr(loaded, owner), name, function) for owner, name, function in module.additions]
             except (SeamError, AttributeError) as error:
                 self.undo()

@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 
+from shmtransport.adapters.ahead import GrowsAhead
+from shmtransport.adapters.leaving import Leaving
+from shmtransport.adapters.rings import KEY
+from shmtransport.adapters.settings import BLOCK_TIMEOUT_S, RingSize, Settings
 from shmtransport.adapters.vllm import metrics, staging
-from shmtransport.adapters.vllm.ahead import GrowsAhead
-from shmtransport.adapters.vllm.leaving import Leaving
-from shmtransport.adapters.vllm.rings import KEY
 from shmtransport.adapters.vllm.seams import logger
-from shmtransport.adapters.vllm.settings import BLOCK_TIMEOUT_S, RingSize, Settings
 from shmtransport.errors import ShmTransportError
 from shmtransport.handles import Handle
 from shmtransport.layout import InlineReason

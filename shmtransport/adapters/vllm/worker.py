@@ -10,8 +10,8 @@ from typing import Any, Final
 
 import torch
 
-from shmtransport.adapters.vllm.rings import ERROR, JoinedRings
-from shmtransport.adapters.vllm.settings import Settings
+from shmtransport.adapters.rings import ERROR, JoinedRings
+from shmtransport.adapters.settings import Settings
 from shmtransport.errors import ConfigError, HandleError
 from shmtransport.handles import Handle
 

@@ -1,4 +1,4 @@
-"""Nothing in /dev/shm outlives vLLM: the last process to leave a ring removes its names, and vLLM may kill that one."""
+"""Nothing in /dev/shm outlives an engine: the last process to leave a ring removes its names, if it is not killed."""
 
 import os
 import time

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from shmtransport import Ring
-from shmtransport.adapters.vllm.leaving import Leaving
+from shmtransport.adapters.leaving import Leaving
 from tests.peers import join_as_if_another_process
 from tests.support import run_python, running_python, segment_names
 
@@ -61,7 +61,7 @@ def test_at_exit_it_comes_after_what_was_made_later(noted: bool) -> None:
         """
         import subprocess, sys, weakref
         from shmtransport import Ring
-        from shmtransport.adapters.vllm.leaving import Leaving
+        from shmtransport.adapters.leaving import Leaving
         from tests.support import segment_names
 
         leaving = Leaving()

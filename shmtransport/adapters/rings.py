@@ -6,7 +6,7 @@ from typing import Any, Final
 import torch
 
 from shmtransport import dtypes, handles
-from shmtransport.adapters.vllm.ahead import MapsAhead
+from shmtransport.adapters.ahead import MapsAhead
 from shmtransport.errors import HandleError, ShmTransportError
 from shmtransport.handles import Handle
 from shmtransport.reader import Reader
