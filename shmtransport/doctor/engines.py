@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from importlib import metadata
 from importlib.util import find_spec
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -12,61 +12,92 @@ from shmtransport.doctor import child
 from shmtransport.doctor.findings import Finding
 from shmtransport.doctor.situation import Situation
 
-_GROUP: Final = "vllm.general_plugins"
 _NAME: Final = "shmtransport"
-_PLUGINS: Final = "VLLM_PLUGINS"
-_IMPORT: Final = "python -c 'import vllm'"
 _TIMEOUT_S: Final = 180.0
-"""For vLLM's import: ten seconds, and a minute or more where nothing of it is in the page cache."""
+"""For an engine's import: ten seconds, and a minute or more where nothing of it is in the page cache."""
+
+
+class _Engine(NamedTuple):
+    """An engine with an adapter."""
+
+    package: str
+    name: str
+    group: str
+    """Of entry points, in which the engine looks for plugins."""
+    variable: str
+    """Names the plugins to load, with commas between; all are where it is not set."""
+
+    @property
+    def imported(self) -> str:
+        return f"python -c 'import {self.package}'"
+
+
+_VLLM: Final = _Engine("vllm", "vLLM", "vllm.general_plugins", "VLLM_PLUGINS")
+_SGLANG: Final = _Engine("sglang", "SGLang", "sglang.srt.plugins", "SGLANG_PLUGINS")
 
 
 def vllm(situation: Situation) -> Iterator[Finding]:
     """The version, and whether it loads the plugin. Nothing is imported."""
-    if not _is_installed("vllm"):
-        yield Finding("vllm", "ok", "not installed for this Python; the one that serves has to be asked")
-        return
-    version = _version("vllm")
-    if _NAME not in metadata.entry_points(group=_GROUP).names:
-        text = f"vLLM {version}, expected an entry point {_NAME} of {_GROUP}: vLLM does not load the plugin"
-        yield Finding("vllm", "failure", text, "pip install shmtransport, for the same Python")
-    elif (named := situation.environment.get(_PLUGINS)) is not None and _NAME not in _split(named):
-        text = f"vLLM {version}, expected {_PLUGINS} to name {_NAME}, it is {named!r}: vLLM does not load the plugin"
-        yield Finding("vllm", "warning", text, f"{_PLUGINS}={','.join([*_split(named), _NAME])}")
-    else:
-        yield Finding("vllm", "ok", f"vLLM {version}, which loads the plugin")
+    return _loaded(_VLLM, situation.environment.get(_VLLM.variable))
 
 
 def vllm_seams(situation: Situation) -> Iterator[Finding]:
     """Each seam that this vLLM lacks. A child process imports it; with the plugin off, so that nothing is wrapped."""
-    if not _is_installed("vllm"):
+    return _seams(_VLLM, situation)
+
+
+def sglang(situation: Situation) -> Iterator[Finding]:
+    """As `vllm`."""
+    return _loaded(_SGLANG, situation.environment.get(_SGLANG.variable) or None)  # an empty one names none to leave out
+
+
+def sglang_seams(situation: Situation) -> Iterator[Finding]:
+    """As `vllm_seams`."""
+    return _seams(_SGLANG, situation)
+
+
+def _loaded(engine: _Engine, named: str | None) -> Iterator[Finding]:
+    if not _is_installed(engine.package):
+        yield Finding(engine.package, "ok", "not installed for this Python; the one that serves has to be asked")
         return
+    found = f"{engine.name} {_version(engine.package)}"
+    if _NAME not in metadata.entry_points(group=engine.group).names:
+        text = f"{found}, expected an entry point {_NAME} of {engine.group}: {engine.name} does not load the plugin"
+        yield Finding(engine.package, "failure", text, "pip install shmtransport, for the same Python")
+    elif named is not None and _NAME not in _split(named):
+        text = f"expected {engine.variable} to name {_NAME}, it is {named!r}: {engine.name} does not load the plugin"
+        remedy = f"{engine.variable}={','.join([*_split(named), _NAME])}"
+        yield Finding(engine.package, "warning", f"{found}, {text}", remedy)
+    else:
+        yield Finding(engine.package, "ok", f"{found}, which loads the plugin")
+
+
+def _seams(engine: _Engine, situation: Situation) -> Iterator[Finding]:
+    if not _is_installed(engine.package):
+        return
+    check = f"{engine.package} seams"
     environment = {**situation.environment, "SHMTRANSPORT_ENABLE": "0"}
     try:
-        answer = child.answer_of(["-m", "shmtransport.doctor.seams"], timeout_s=_TIMEOUT_S, environment=environment)
+        arguments = ["-m", "shmtransport.doctor.seams", engine.package]
+        answer = child.answer_of(arguments, timeout_s=_TIMEOUT_S, environment=environment)
     except child.ChildError as error:
-        yield Finding("vllm seams", "warning", f"none could be looked at, importing vLLM failed: {error}", _IMPORT)
+        text = f"none could be looked at, importing {engine.name} failed: {error}"
+        yield Finding(check, "warning", text, engine.imported)
         return
     looks = msgspec.json.decode(answer, type=list[Look])
     for look in looks:
         match look.state:
             case "missing":
                 text = f"expected a seam of the plugin, which stays off without: {look.why}"
-                remedy = 'install a vLLM that is named in docs/vllm.md, "Tested", and report this line'
-                yield Finding("vllm seams", "failure", text, remedy)
+                document = f"docs/{engine.package}.md"
+                remedy = f'install a {engine.name} that is named in {document}, "Tested", and report this line'
+                yield Finding(check, "failure", text, remedy)
             case "unseen":
-                yield Finding("vllm seams", "warning", f"could not be looked at: {look.why}", _IMPORT)
+                yield Finding(check, "warning", f"could not be looked at: {look.why}", engine.imported)
             case "left out":
-                yield Finding("vllm seams", "note", f"left out, the others do without: {look.why}")
+                yield Finding(check, "note", f"left out, the others do without: {look.why}")
     found = sum(look.state == "found" for look in looks)
-    yield Finding("vllm seams", "ok", f"{found} of {len(looks)} found in vLLM {_version('vllm')}")
-
-
-def sglang(_: Situation) -> Iterator[Finding]:
-    """There is no adapter for it: its processes use rings only where their code makes them."""
-    if not _is_installed("sglang"):
-        yield Finding("sglang", "ok", "not installed for this Python")
-    else:
-        yield Finding("sglang", "note", f"SGLang {_version('sglang')}, for which this release has no adapter")
+    yield Finding(check, "ok", f"{found} of {len(looks)} found in {engine.name} {_version(engine.package)}")
 
 
 def _is_installed(package: str) -> bool:

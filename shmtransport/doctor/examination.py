@@ -26,6 +26,7 @@ CHECKS: Final[dict[str, Check]] = {
     "copy kernel": processor.copy_kernel,
     "cuda": cuda.cuda,
     "sglang": engines.sglang,
+    "sglang seams": engines.sglang_seams,
     "vllm": engines.vllm,
     "vllm seams": engines.vllm_seams,
 }

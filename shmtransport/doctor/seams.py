@@ -1,18 +1,21 @@
-"""The child process that imports vLLM and looks for the plugin's seams; prints JSON, a list of `Look`.
+"""The child process that imports an engine and looks for its adapter's seams; prints JSON, a list of `Look`.
 
-Whatever vLLM prints goes to standard error. Ends without any handler of an exit: the plugin's would sweep, and vLLM's
-take their time.
+Its one argument is the engine's package. Whatever the engine prints goes to standard error. Ends without any handler of
+an exit: the plugin's would sweep, and an engine's take their time.
 """
 
 import importlib
 import os
 import sys
+from typing import Final
 
 import msgspec
 
+from shmtransport.adapters import sglang, vllm
 from shmtransport.adapters.seams import Look, Module, look
 from shmtransport.adapters.settings import Settings
-from shmtransport.adapters.vllm import modules
+
+_MODULES: Final = {"vllm": vllm.modules, "sglang": sglang.modules}
 
 
 def _looks(module: Module) -> list[Look]:
@@ -22,7 +25,7 @@ def _looks(module: Module) -> list[Look]:
         if error.name is not None and f"{module.name}.".startswith(f"{error.name}."):
             return look(module, None)
         return [Look(module.name, "unseen", repr(error))]
-    except Exception as error:  # noqa: BLE001 - of whatever vLLM does when it is imported
+    except Exception as error:  # noqa: BLE001 - of whatever an engine does when it is imported
         return [Look(module.name, "unseen", repr(error))]
 
 
@@ -31,7 +34,9 @@ def main() -> None:
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     answers.write(
-        msgspec.json.encode([found for module in modules(Settings.from_environment({})) for found in _looks(module)])
+        msgspec.json.encode(
+            [found for module in _MODULES[sys.argv[1]](Settings.from_environment({})) for found in _looks(module)]
+        )
     )
     answers.flush()
     os._exit(0)

@@ -43,6 +43,7 @@ OWNERS: dict[str, set[str] | None] = {
     "skimage": {"demo"},
     "PIL": {"demo_vllm"},
     "vllm": {"demo_vllm"},
+    "sglang": {"adapters"},
     "transformers": {"demo_vllm"},
     "tokenizers": {"demo_vllm"},
     "safetensors": {"demo_vllm"},

@@ -42,6 +42,8 @@ ARGUED = {
     "asyncio.py _revoke_all encoding.result": _DONE,
     "segment/memfd.py _asked client.sendall": "settimeout with what is left of DEADLINE_S",
     "segment/memfd.py _asked socket.recv_fds": "settimeout with what is left of DEADLINE_S",
+    "adapters/sglang/sending.py modules.send asyncio.to_thread": "for a copy; BLOCK_TIMEOUT_S bounds the put",
+    "adapters/sglang/sending.py modules.wrap Sending.now.get": "ContextVar.get never waits",
     "adapters/vllm/forwarding.py Workers.introduce executor.collective_rpc": "vLLM's; a later answer would be taken "
     "for the next call's. Its workers answer, or vLLM ends them and itself",
     "adapters/vllm/frontend.py modules.process_later asyncio.to_thread": "for a copy; BLOCK_TIMEOUT_S bounds the put",
@@ -72,6 +74,8 @@ LOCKS = {
     "cuda.py _lock": "only tried: whoever does not get it goes on without",
     "asyncio.py self._receiving": _UNDER_DEADLINE,
     "adapters/ahead.py self._lock": "looks at a set",
+    "adapters/sglang/receiving.py self._lock": "joins a ring, once",
+    "adapters/sglang/sending.py self._lock": "looks at a dict",
     "adapters/vllm/core.py making": "makes an object, once an engine",
     "adapters/vllm/link.py self._opening": "creates a ring, once a client",
     "adapters/vllm/returning.py self._lock": "looks at a dict, or creates a ring, once a process",

@@ -2,11 +2,13 @@
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
+from shmtransport.adapters import sglang
+from shmtransport.adapters.seams import Seam
 from shmtransport.adapters.settings import Settings
 from shmtransport.adapters.vllm import modules
 from tests.doctoring import ORPHAN, Examined, examined, run_doctor
@@ -17,19 +19,26 @@ pytestmark = pytest.mark.posix
 SEAMS = [(module.name, seam) for module in modules(Settings.from_environment({})) for seam in module.seams]
 
 
-def play_vllm(folder: Path, *without: str, body: str = "") -> None:
-    """A package ``vllm`` with every seam of the plugin but the methods ``without``; its modules begin by ``body``."""
-    for name in {name for name, _ in SEAMS}:
+def play(package: str, seams: Sequence[tuple[str, Seam]], folder: Path, body: str = "") -> None:
+    """A package with these seams, by module, and nothing else; its modules begin by ``body``."""
+    for name in {name for name, _ in seams}:
         path = folder.joinpath(*name.split(".")).with_suffix(".py")
         path.parent.mkdir(parents=True, exist_ok=True)
-        classes: dict[str, str] = {}
-        for seam in (seam for module, seam in SEAMS if module == name):
-            code = f"        {seam.mentions or 'None'}\n"
-            method = f"    def {seam.name}({', '.join(seam.parameters)}):\n{code}"
-            classes[seam.owner] = classes.get(seam.owner, "") + ("" if seam.name in without else method)
-        path.write_text(body + "".join(f"class {owner}:\n    pass\n{code}" for owner, code in classes.items()))
-    for path in (folder / "vllm", *(path for path in (folder / "vllm").rglob("*") if path.is_dir())):
+        owners: dict[str, str] = {}
+        for seam in (seam for module, seam in seams if module == name):
+            indent = "    " if seam.owner else ""
+            function = (
+                f"{indent}def {seam.name}({', '.join(seam.parameters)}):\n{indent}    {seam.mentions or 'None'}\n"
+            )
+            owners[seam.owner] = owners.get(seam.owner, f"class {seam.owner}:\n" if seam.owner else "") + function
+        path.write_text(body + "".join(owners.values()))
+    for path in (folder / package, *(path for path in (folder / package).rglob("*") if path.is_dir())):
         (path / "__init__.py").touch()
+
+
+def play_vllm(folder: Path, *without: str, body: str = "") -> None:
+    """A package ``vllm`` with every seam of the plugin but the methods ``without``; its modules begin by ``body``."""
+    play("vllm", [(name, seam) for name, seam in SEAMS if seam.name not in without], folder, body)
 
 
 @pytest.fixture
@@ -104,9 +113,33 @@ def test_a_folder_that_is_called_vllm_is_none(tmp_path: Path, ask: Callable[...,
     assert ask().of("vllm", "ok").text.startswith("not installed")
 
 
-def test_sglang_is_named(tmp_path: Path, ask: Callable[..., Examined]) -> None:
-    (tmp_path / "sglang.py").touch()
-    assert "no adapter" in ask().of("sglang", "note").text
+def play_sglang(folder: Path, *without: str) -> int:
+    """A package ``sglang`` with every seam of its plugin but those ``without``; how many there are."""
+    seams = [(module.name, seam) for module in sglang.modules(Settings.from_environment({})) for seam in module.seams]
+    play("sglang", [(name, seam) for name, seam in seams if seam.name not in without], folder)
+    return len(seams)
+
+
+def test_an_sglang_with_every_seam_is_fine(tmp_path: Path, ask: Callable[..., Examined]) -> None:
+    seams = play_sglang(tmp_path)
+    found = ask()
+    assert found.of("sglang", "ok").text == "SGLang of an unknown version, which loads the plugin"
+    assert found.of("sglang seams", "ok").text.startswith(f"{seams} of {seams} found")
+
+
+def test_a_seam_that_sglang_lacks_is_named(tmp_path: Path, ask: Callable[..., Examined]) -> None:
+    play_sglang(tmp_path, "_wrap_shm_or_inline")
+    missing = ask().of("sglang seams", "failure")
+    assert "sglang.srt.managers.mm_utils._wrap_shm_or_inline is not there" in missing.text
+    assert "docs/sglang.md" in missing.remedy
+
+
+def test_an_sglang_that_is_told_to_load_other_plugins_only_is_named(
+    tmp_path: Path, ask: Callable[..., Examined]
+) -> None:
+    play_sglang(tmp_path)
+    assert ask(SGLANG_PLUGINS="mine").of("sglang", "warning").remedy == "SGLANG_PLUGINS=mine,shmtransport"
+    assert ask(SGLANG_PLUGINS="").of("sglang", "ok").text.endswith("which loads the plugin")
 
 
 OLD_DRIVER = "int cuDeviceGetCount(int *n) { return *n = 1, 0; }"

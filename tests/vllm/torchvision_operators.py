@@ -1,8 +1,8 @@
 """Lets PyPI's torchvision import beside a CPU torch.
 
 Its compiled part is a CUDA build that cannot load there, and then ``import torchvision`` fails for want of two
-operator schemas; vLLM's image path needs no more than these. `make venv-vllm` copies this file to site-packages
-with a .pth line that imports it, so that it runs before anything imports torchvision.
+operator schemas; the image paths of vLLM and SGLang need no more than these. `make venv-vllm` and `make venv-sglang`
+copy this file to site-packages with a .pth line that imports it, so that it runs before anything imports torchvision.
 """
 
 import sys
