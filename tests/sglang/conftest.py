@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.processes.children import wait_until_gone
 from tests.sglang.world import World, world
 
 STRANGER = "from sglang.srt.managers import io_struct, mm_utils"
@@ -15,6 +16,8 @@ def joined(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     with world(tmp_path_factory.mktemp("world"), ranks=2, others={"stranger": STRANGER}) as made:
         made.join()
         yield made
+        ring_id = made.tokenizer.ask("tokenizer.ring.id")
+    wait_until_gone(ring_id)
 
 
 @pytest.fixture

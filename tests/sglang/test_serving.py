@@ -207,3 +207,18 @@ def test_a_handle_that_was_taken_back_is_an_error_of_its_request_in_all_ranks(tw
     )
     two.await_request("stale")
     assert two.digests("stale") == ["Failed to open multimodal features in shared memory on a scheduler rank."] * 2
+
+
+def test_switched_off_every_object_of_sglang_is_the_very_same(two: World) -> None:
+    stranger = two.others["stranger"]
+    stranger.run(
+        "from sglang.srt.managers import tokenizer_manager\n"
+        "from sglang.srt.managers.scheduler_components import request_receiver\n"
+        "from sglang.srt.plugins import load_plugins\n"
+        "def objects():\n"
+        "    return [mm_utils.ShmPointerMMData, mm_utils._wrap_shm_or_inline,\n"
+        "            tokenizer_manager.TokenizerManager._send_one_request,\n"
+        "            request_receiver.SchedulerRequestReceiver._finalize_shm_features]\n"
+        "before = objects(); os.environ['SHMTRANSPORT_ENABLE'] = '0'; load_plugins()"
+    )
+    assert stranger.ask("all(a is b for a, b in zip(before, objects(), strict=True))")

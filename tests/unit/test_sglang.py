@@ -34,9 +34,12 @@ class Original:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
+        self._materialization_error: str | None = None
         self.tensor: Any = self.segments.get(state["shm_name"])
 
     def materialize(self) -> Any:
+        if self._materialization_error is not None:
+            raise RuntimeError(self._materialization_error)
         if self.tensor is None:
             raise FileNotFoundError(self.shm_name)  # type: ignore[attr-defined]
         return self.tensor
@@ -118,6 +121,29 @@ def test_an_announcement_rides_with_a_segment(kind: Any) -> None:
     assert other.announced is None, "of another version of handles"
 
 
+def test_a_handle_that_is_none_is_an_error_of_its_request_and_not_of_reading_it(kind: Any) -> None:
+    made = kind.__new__(kind)
+    made.__setstate__({**state_of(pointer.NO_SEGMENT, torch.zeros(4)), pointer.HANDLE: b"no handle"})
+    there = pickle.loads(pickle.dumps(made))
+    for each in (made, there):
+        with pytest.raises((FileNotFoundError, RuntimeError)):
+            each.materialize()
+
+
+def test_a_rank_that_writes_gets_a_copy_and_the_ring_stays_anonymous() -> None:
+    settings = Settings.from_environment(
+        {"SHMTRANSPORT_WRITABLE": "1", "SHMTRANSPORT_CAPACITY": "1MiB"}, backing="memfd"
+    )
+    sender = Sender(settings, frozenset({NAME}))
+    wait_until(lambda: sender.ring is not None)
+    assert sender.ring is not None
+    assert sender.ring.attachment.backing.NAME == "memfd"
+    sender.close()
+    tensor = torch.zeros(4)
+    assert Rank(settings).owned(tensor) is not tensor
+    assert Rank(SETTINGS).owned(tensor) is tensor
+
+
 def test_no_handle_before_every_rank_has_joined_and_none_after_one_has_gone(
     sender: Sender, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -152,6 +178,8 @@ def test_what_is_staged_twice_is_written_once_unless_it_changed(sender: Sender) 
     assert sender.ring is not None
     tensor = torch.zeros(1 << 15)
     first = sender.stage(tensor)
+    assert sender.stage(tensor) is first
+    assert sender.stage(first) is first
     assert sender.stage(tensor) is first
     tensor.add_(1)
     assert sender.stage(tensor) is not first

@@ -12,6 +12,7 @@ import torch
 
 from shmtransport import handles
 from shmtransport.adapters.sglang.receiving import Rank
+from shmtransport.errors import HandleError
 from shmtransport.handles import Handle
 
 POINTER: Final = "sglang.srt.managers.mm_utils.ShmPointerMMData"
@@ -43,14 +44,16 @@ def pointer_class(original: Any, rank: Rank) -> type:
             made._point_to(handle, tensor.shape, tensor.dtype, precomputed_hash)
             return made
 
-        def _point_to(self, handle: Handle, shape: Any, dtype: torch.dtype, precomputed_hash: int | None) -> None:
+        def _point_to(
+            self, handle: Handle | None, shape: Any, dtype: torch.dtype, precomputed_hash: int | None
+        ) -> None:
             self.handle = handle
             self.shm_name = NO_SEGMENT
             self.shape = shape
             self.dtype = dtype
             self.precomputed_hash = precomputed_hash
             self._shm_handle = None
-            self._materialization_error = None
+            self._materialization_error: str | None = None
 
         def __getstate__(self) -> dict[str, Any]:
             state: dict[str, Any] = super().__getstate__()
@@ -68,7 +71,13 @@ def pointer_class(original: Any, rank: Rank) -> type:
                 if state.get(VERSION) == handles.VERSION:
                     self.announced = state.get(RING)
                 return
-            self._point_to(Handle.from_bytes(wire), state["shape"], state["dtype"], state.get("precomputed_hash"))
+            handle, refusal = None, None
+            try:
+                handle = Handle.from_bytes(wire)
+            except HandleError as error:
+                refusal = f"{type(error).__name__}: {error}"
+            self._point_to(handle, state["shape"], state["dtype"], state.get("precomputed_hash"))
+            self._materialization_error = refusal
 
         @property
         def tensor(self) -> torch.Tensor | None:

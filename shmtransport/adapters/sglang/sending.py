@@ -6,6 +6,7 @@ import time
 import weakref
 from collections.abc import Iterator
 from contextvars import ContextVar
+from dataclasses import replace
 from typing import Any, Final
 
 import torch
@@ -39,7 +40,7 @@ class Sender:
         self._ranks = ranks
         self._peers: bytes | None = None
         self._announced_s: float | None = None
-        self._said = False
+        self._said_who = self._said_on = False
         self._copies: Any = WeakTensorKeyDictionary()
         self._lock = threading.Lock()
         self._leaving = Leaving()
@@ -49,7 +50,7 @@ class Sender:
         threading.Thread(target=self._create, name="shmtransport-ring", daemon=True).start()
 
     def _create(self) -> None:
-        size = self._settings.input_ring(0.0, 1)
+        size = replace(self._settings, writable=False).input_ring(0.0, 1)  # a rank that writes has a copy
         try:
             ring = Ring.create(
                 size.capacity_nbytes,
@@ -67,26 +68,35 @@ class Sender:
         self.ring = ring
 
     def peers(self) -> bytes | None:
-        """The ids of all ranks; None before all have joined. Microseconds from then on."""
+        """The ids of all ranks; None before all have joined. Takes no time from then on."""
         if self._peers is None and self.ring is not None:
-            there = {each.name: each.peer_id for each in self.ring.statistics().processes if each.alive}
-            missing = self._ranks - there.keys()
-            if missing:
-                self._say_who_is_missing(missing)
-            else:
-                self._peers = peer_ids([there[name] for name in sorted(self._ranks)])
-                self._say_that_it_is_on(self.ring)
+            try:
+                self._look_for_ranks(self.ring)
+            except ShmTransportError as error:
+                logger.debug("not looked for ranks: %s", error)
         return self._peers
+
+    def _look_for_ranks(self, ring: Ring) -> None:
+        there = {each.name: each.peer_id for each in ring.statistics().processes if each.alive}
+        missing = self._ranks - there.keys()
+        if missing:
+            self._say_who_is_missing(missing)
+        else:
+            self._peers = peer_ids([there[name] for name in sorted(self._ranks)])
+            self._say_that_it_is_on(ring)
 
     def _say_who_is_missing(self, missing: frozenset[str]) -> None:
         now_s = time.monotonic()
         self._announced_s = self._announced_s or now_s
-        if not self._said and now_s > self._announced_s + JOIN_TIMEOUT_S:
-            self._said = True
+        if not self._said_who and now_s > self._announced_s + JOIN_TIMEOUT_S:
+            self._said_who = True
             names = ", ".join(sorted(missing))
             logger.warning("shmtransport waits, tensors go SGLang's own way: not joined yet: %s", names)
 
     def _say_that_it_is_on(self, ring: Ring) -> None:
+        if self._said_on:
+            return
+        self._said_on = True
         logger.info(
             "shmtransport is on: %d ranks have joined, tensors from %d KiB up go through ring %s (%s), at most %.2f "
             "GiB; SHMTRANSPORT_ENABLE=0 turns it off",
@@ -103,7 +113,7 @@ class Sender:
 
     def stage(self, tensor: torch.Tensor) -> torch.Tensor:
         """``tensor`` in the ring, by one copy; by none if it was staged before and still lives, as for n > 1 samples.
-        Itself, if it is small or finds no room."""
+        Itself, if it is small, in the ring already, or finds no room."""
         if self.ring is None or self.is_small(tensor):
             return tensor
         version = None if tensor.is_inference() else tensor._version
@@ -113,6 +123,8 @@ class Sender:
             copy: torch.Tensor = staged[1]
             return copy
         try:
+            if self.ring.holds(tensor):
+                return tensor
             backed = self.ring.put(tensor)
         except ShmTransportError as error:
             logger.debug("not staged: %s", error)
