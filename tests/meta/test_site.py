@@ -12,7 +12,7 @@ import pytest
 from mkdocstrings import Inventory
 
 from docs.pages import write
-from shmtransport.adapters.vllm.settings import Settings
+from shmtransport.adapters.settings import Settings
 from shmtransport.config import parse_size
 from shmtransport.doctor.settings import KNOWN
 from shmtransport.layout import InlineReason

@@ -27,8 +27,8 @@ def files(root: Path) -> Iterator[Path]:
 
 
 def repeated(root: Path, version: str) -> set[str]:
-    """Files that say ``version``; another project's pin of the same number is not ours."""
-    ours = re.compile(rf"(?<![\d.=<>]){re.escape(version)}(?![\d.])")
+    """Files that say ``version``; another project's pin of the same number is not ours, a record says what ran."""
+    ours = re.compile(rf"(?<![\d.=<>]){re.escape(version)}(?![\d.]|, torch )")
     return {str(path.relative_to(root)) for path in files(root) if ours.search(path.read_text())}
 
 
@@ -45,6 +45,7 @@ def test_a_second_place_is_found(tmp_path: Path) -> None:
     (tmp_path / "shmtransport").mkdir()
     (tmp_path / "shmtransport" / "a.py").write_text('__version__ = "1.2.3"\n')
     (tmp_path / "shmtransport" / "b.py").write_text('OTHERS = ("x==1.2.3", "11.2.3", "1.2.34")\n')
+    (tmp_path / "shmtransport" / "c.md").write_text("2 CPUs; shmtransport 1.2.3, torch 2.13.0\n")
     assert repeated(tmp_path, "1.2.3") == {"shmtransport/a.py"}
 
 

@@ -21,7 +21,7 @@ from typing import Annotated, NamedTuple
 import typer
 
 from shmtransport.host import cpu_model, cpus
-from tests.meta.test_documents import program_of
+from tests.meta.fences import program_of
 from tests.support import ROOT
 
 DOCUMENT = ROOT / "docs" / "fresh-machine.md"
