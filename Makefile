@@ -49,7 +49,7 @@ export CC
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv venv-vllm demo demo-vllm test test-memfd test-vllm test-vllm-releases stress sanitize sanitize-full lint bench check-tools clean distclean test-hostile test-hostile-full test-pressure soak test-crash crash-full bench-env bench-abuse bench-compare bench-issue-16461 bench-record bench-report model model-full docs docs-serve docs-write test-aarch64 sdist wheel test-release fresh-machine venv-sglang test-sglang bench-sglang
+.PHONY: help examples venv venv-vllm demo demo-vllm test test-memfd test-vllm test-vllm-releases stress sanitize sanitize-full lint bench check-tools clean distclean test-hostile test-hostile-full test-pressure soak test-crash crash-full bench-env bench-abuse bench-compare bench-issue-16461 bench-record bench-report model model-full docs docs-serve docs-write test-aarch64 sdist wheel test-release fresh-machine venv-sglang test-sglang bench-sglang
 
 help:  ## list what can be made
 	@echo 'make TARGET, where TARGET is one of'
@@ -66,6 +66,9 @@ demo-vllm: venv-vllm  ## photographs through real vLLM, with the plugin off and 
 
 test: venv  ## run the tests
 	@$(BIN)/python -m pytest $(ARGS)
+
+examples: venv  ## run every example, verify what arrived and print what it saved; two minutes
+	@$(BIN)/python -m pytest tests/examples -s $(ARGS)
 
 test-memfd: venv  ## run those about rings once more, on the memfd backing
 	@SHMTRANSPORT_BACKING=memfd $(BIN)/python -m pytest tests/processes tests/property tests/unit $(ARGS)

@@ -59,7 +59,9 @@ def broken_links(document: Path) -> list[str]:
 
 def documents() -> list[Path]:
     """Every Markdown file of the project; README.md whether it is there or not."""
-    nested = [path for folder in ("docs", "tests", "bench", "csrc") for path in (ROOT / folder).rglob("*.md")]
+    nested = [
+        path for folder in ("docs", "tests", "bench", "csrc", "examples") for path in (ROOT / folder).rglob("*.md")
+    ]
     return sorted({ROOT / "README.md", *ROOT.glob("*.md"), *nested})
 
 

@@ -11,7 +11,7 @@ import shmtransport
 from tests.support import ROOT
 
 VERSION: str = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-FOLDERS = ("shmtransport", "csrc", "tests", "bench", "docs")
+FOLDERS = ("shmtransport", "csrc", "tests", "bench", "examples", "docs")
 # Records of runs, each with the version that ran.
 RECORDS = (ROOT / "bench" / "results", ROOT / "docs" / "benchmarks.md")
 SAYS_IT = {"pyproject.toml", "CHANGELOG.md"}

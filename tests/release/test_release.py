@@ -14,7 +14,7 @@ from packaging.utils import parse_wheel_filename
 import shmtransport
 from tests.support import ROOT
 
-FOLDERS = ("shmtransport", "csrc", "tests", "bench", "docs")
+FOLDERS = ("shmtransport", "csrc", "tests", "bench", "examples", "docs")
 FILES = ("Makefile", "LICENSE", ".ci/run", "*.py", "*.toml", "*.txt", "*.md", "MANIFEST.in")
 MADE = {".so", ".pyc"}
 INSTALL_TIMEOUT_S = 240.0
