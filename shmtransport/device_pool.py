@@ -12,7 +12,7 @@ import torch
 from shmtransport import _core, cuda, device_memory, device_tensors, tensors
 from shmtransport.config import OnFull, parse_size
 from shmtransport.device_memory import Event, Memory
-from shmtransport.device_tensors import BLOCK, POOL
+from shmtransport.device_tensors import BLOCK, BLOCK_MAGIC, POOL, POOL_MAGIC
 from shmtransport.errors import ClosedError, ConfigError, RingFullError, WaitTimeoutError
 from shmtransport.handles import nbytes_of
 from shmtransport.layout import WRITER, InlineReason
@@ -34,7 +34,7 @@ class _Store:
     def __init__(self, ring: Ring, memory: Memory) -> None:
         self.attachment = ring.attachment
         self.memory = memory
-        self.record: _core.Lease | None = ring.write_record(POOL.pack(*device_memory.names_of(memory)))
+        self.record: _core.Lease | None = ring.write_record(POOL.pack(POOL_MAGIC, *device_memory.names_of(memory)))
         device_tensors.know_memory(self.attachment, self.record, memory)
         self.fork_epoch = _core.fork_epoch()
         self.lock = threading.Lock()
@@ -54,7 +54,9 @@ class _Store:
                 return None
             try:
                 event = self._events.pop() if self._events else Event.create(self.memory.device)
-                record = BLOCK.pack(self.record.entry, self.record.generation, extent[0], nbytes, event.handle)
+                record = BLOCK.pack(
+                    BLOCK_MAGIC, self.record.entry, self.record.generation, extent[0], nbytes, event.handle
+                )
                 lease = ring.write_record(record)
             except BaseException:
                 self._extents.give(*extent)

@@ -30,10 +30,13 @@ from shmtransport.errors import HandleError
 from shmtransport.handles import Handle, nbytes_of
 from shmtransport.layout import WRITER
 
-POOL: Final = struct.Struct("<16s64s")
-"""UUID of the device, the driver's handle of the memory."""
-BLOCK: Final = struct.Struct("<IIQQ64s")
-"""Entry and generation of the pool's record, offset in its memory, nbytes, the driver's handle of the event."""
+POOL: Final = struct.Struct("<8s16s64s")
+"""POOL_MAGIC, UUID of the device, the driver's handle of the memory."""
+BLOCK: Final = struct.Struct("<8sIIQQ64s")
+"""BLOCK_MAGIC, entry and generation of the pool's record, offset in its memory, nbytes, the driver's handle of the
+event."""
+POOL_MAGIC: Final = b"shmtpool"
+BLOCK_MAGIC: Final = b"shmtdevi"
 
 Key: TypeAlias = tuple[int, int]
 """Of a record: entry and generation."""
@@ -120,7 +123,9 @@ def open_tensor(attachment: Attachment, lease: _core.Lease, handle: Handle) -> t
 
 
 def _open(attachment: Attachment, lease: _core.Lease) -> Block:
-    entry, generation, offset, nbytes, event = BLOCK.unpack_from(lease)
+    magic, entry, generation, offset, nbytes, event = BLOCK.unpack_from(lease)
+    if magic != BLOCK_MAGIC:
+        raise HandleError("a handle of a device tensor names a block that is no record of one")
     memory = _memory(attachment, (entry, generation))
     if not 0 < nbytes <= memory.nbytes or offset > memory.nbytes - nbytes:
         raise HandleError(f"a record names {nbytes} bytes at {offset}, of a device's memory of {memory.nbytes}")
@@ -140,10 +145,12 @@ def _memory(attachment: Attachment, pool: Key) -> Memory:
     """Opened once a process and ring; stays open while the ring is joined or a tensor is over it."""
     memory = _memories.get((attachment.ring_id, pool))
     if memory is None:
+        record = _pool_record(attachment, pool)
+        magic, uuid, handle = POOL.unpack_from(record)
+        if magic != POOL_MAGIC:
+            raise HandleError("a record of a device tensor names a block that is no record of a pool")
         cuda.load()
         cuda.end_by_event(attachment)
-        record = _pool_record(attachment, pool)
-        uuid, handle = POOL.unpack_from(record)
         memory = device_memory.open_named(uuid, handle, keep=record)
         _memories[attachment.ring_id, pool] = memory
         attachment.device_memories.append(memory)
