@@ -15,7 +15,7 @@ import shmtransport
 from tests.support import ROOT
 
 FOLDERS = ("shmtransport", "csrc", "tests", "bench", "examples", "docs")
-FILES = ("Makefile", "LICENSE", ".ci/run", "*.py", "*.toml", "*.txt", "*.md", "MANIFEST.in")
+FILES = ("Makefile", "LICENSE", ".ci/run", "*.py", "*.toml", "*.txt", "*.md", "*.yml", "MANIFEST.in")
 MADE = {".so", ".pyc"}
 INSTALL_TIMEOUT_S = 240.0
 NOWHERE = Path("/nowhere/cc")
