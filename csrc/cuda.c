@@ -74,7 +74,7 @@ const char *shmt_cuda_load(const char *path) {
     return missing;
 }
 
-static int length_of_devices(void) {
+int shmt_cuda_length(void) {
     int length = 0;
     if (!atomic_load_explicit(&loaded, memory_order_acquire) || driver.device_count(&length) != 0) return 0;
     return length < DEVICES_MOST ? length : DEVICES_MOST;
@@ -98,7 +98,7 @@ static void *context_of(int ordinal) {
 
 static void *any_context(void) {
     void *context = NULL;
-    for (int i = 0, length = length_of_devices(); i < length && !context; i++) context = context_of(i);
+    for (int i = 0, length = shmt_cuda_length(); i < length && !context; i++) context = context_of(i);
     return context;
 }
 
@@ -117,7 +117,7 @@ static void leave(int mode) {
 }
 
 bool shmt_cuda_enter(int ordinal, int *mode) {
-    return ordinal >= 0 && ordinal < length_of_devices() && enter(context_of(ordinal), mode);
+    return ordinal >= 0 && ordinal < shmt_cuda_length() && enter(context_of(ordinal), mode);
 }
 
 void shmt_cuda_leave(int mode) { leave(mode); }
@@ -153,7 +153,7 @@ static int record_in(device *found, void *context) {
 }
 
 bool shmt_cuda_record(void) {
-    for (int i = 0, length = length_of_devices(); i < length; i++) {
+    for (int i = 0, length = shmt_cuda_length(); i < length; i++) {
         devices[i].pending = false;
         /* Once more where it fails: a device that was reset has another context since. */
         for (int attempt = 0; attempt < 2 && !devices[i].pending; attempt++) {

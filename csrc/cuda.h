@@ -26,6 +26,9 @@ typedef struct shmt_cuda_function {
 } shmt_cuda_function;
 const char *shmt_cuda_find(const char *path, const shmt_cuda_function *functions, size_t length);
 
+/* Devices that this process sees, with or without a context; 0 before shmt_cuda_load(). */
+int shmt_cuda_length(void);
+
 /* Makes the context of device `ordinal` current, for some calls of this thread that have nothing to do with graphs which
  * others capture meanwhile; false, and nothing to leave, if the application has not made it. After shmt_cuda_load(). */
 bool shmt_cuda_enter(int ordinal, int *mode);

@@ -12,7 +12,6 @@ typedef struct exported {
 } exported; /* CUipcMemHandle, passed by value */
 
 static struct {
-    int (*device_count)(int *);
     int (*device_get)(int *, int);
     int (*uuid)(uint8_t *, int);
     int (*allocate)(uint64_t *, size_t);
@@ -26,7 +25,6 @@ static struct {
 } driver;
 
 static const shmt_cuda_function needed[] = {
-    {"cuDeviceGetCount", &driver.device_count},
     {"cuDeviceGet", &driver.device_get},
     {"cuDeviceGetUuid", &driver.uuid},
     {"cuMemAlloc_v2", &driver.allocate},
@@ -46,12 +44,6 @@ const char *shmt_device_load(const char *path) {
     const char *missing = shmt_cuda_find(path, needed, sizeof needed / sizeof *needed);
     if (!missing) atomic_store_explicit(&loaded, true, memory_order_release);
     return missing;
-}
-
-int shmt_device_length(void) {
-    int length = 0;
-    if (!atomic_load_explicit(&loaded, memory_order_acquire) || driver.device_count(&length) != 0) return 0;
-    return length;
 }
 
 int shmt_device_uuid(int ordinal, uint8_t uuid[SHMT_DEVICE_UUID_NBYTES]) {

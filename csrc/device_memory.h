@@ -24,8 +24,6 @@
 /* As shmt_cuda_load(), for the functions of this file. */
 const char *shmt_device_load(const char *path);
 
-/* Devices that this process sees, with or without a context. */
-int shmt_device_length(void);
 int shmt_device_uuid(int ordinal, uint8_t uuid[SHMT_DEVICE_UUID_NBYTES]);
 
 int shmt_device_allocate(int ordinal, size_t nbytes, uint64_t *address);

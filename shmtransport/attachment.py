@@ -13,7 +13,7 @@ from multiprocessing.util import Finalize
 from weakref import WeakValueDictionary
 
 from shmtransport import _core, host, segment
-from shmtransport.config import SEGMENT_UNIT_NBYTES, RingConfig
+from shmtransport.config import SEGMENT_UNIT_NBYTES, RingConfig, round_up
 from shmtransport.errors import ConfigError, LayoutError, SegmentError, SegmentNotFoundError
 from shmtransport.layout import NAME_NBYTES, SEGMENTS, control_nbytes
 from shmtransport.segment.backing import Backing
@@ -86,7 +86,7 @@ class Attachment:
         with self._growth, host_errors(f"grow ring {self.ring_id}"):
             segments = self.core.facts()[1]
             left = self.capacity_nbytes - sum(self.core.segment_nbytes(number) for number in range(segments))
-            needed = -(-nbytes // SEGMENT_UNIT_NBYTES) * SEGMENT_UNIT_NBYTES
+            needed = round_up(nbytes, SEGMENT_UNIT_NBYTES)
             if needed > left or segments == SEGMENTS:
                 return False
             size = max(needed, min(self.segment_nbytes, left))

@@ -53,8 +53,15 @@ def pinned_budget_nbytes(environment: Mapping[str, str] = os.environ) -> int:
     return parse_size(PINNED, text, smallest=0)
 
 
-def _round_up(nbytes: int, unit: int) -> int:
+def round_up(nbytes: int, unit: int) -> int:
+    """The least multiple of ``unit`` that is not below ``nbytes``."""
     return -(-nbytes // unit) * unit
+
+
+def check_on_full(on_full: str) -> None:
+    """Raises `ConfigError` for what is no answer to a full ring."""
+    if on_full not in get_args(OnFull):
+        raise ConfigError("on_full", on_full, 'one of "inline", "block", "raise"')
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +90,8 @@ class RingConfig:
     ) -> "RingConfig":
         capacity_nbytes = parse_size("capacity", capacity, smallest=SEGMENT_UNIT_NBYTES)
         segment_nbytes = parse_size("segment", segment, smallest=SEGMENT_UNIT_NBYTES)
-        segment_nbytes = _round_up(min(segment_nbytes, capacity_nbytes), SEGMENT_UNIT_NBYTES)
-        if on_full not in get_args(OnFull):
-            raise ConfigError("on_full", on_full, 'one of "inline", "block", "raise"')
+        segment_nbytes = round_up(min(segment_nbytes, capacity_nbytes), SEGMENT_UNIT_NBYTES)
+        check_on_full(on_full)
         if backing not in get_args(BackingChoice):
             raise ConfigError("backing", backing, 'one of "auto", "posix", "memfd"')
         if not isinstance(timeout_s, (int, float)) or isinstance(timeout_s, bool) or not 0 <= timeout_s < 1e9:
@@ -97,7 +103,7 @@ class RingConfig:
         elif not isinstance(entries, int) or isinstance(entries, bool) or not 1 <= entries <= 1 << 20:
             raise ConfigError("entries", entries, "a number of blocks from 1 to 1048576")
         return cls(
-            capacity_nbytes=_round_up(capacity_nbytes, SEGMENT_UNIT_NBYTES),
+            capacity_nbytes=round_up(capacity_nbytes, SEGMENT_UNIT_NBYTES),
             segment_nbytes=segment_nbytes,
             entries=entries,
             on_full=on_full,

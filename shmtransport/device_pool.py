@@ -5,12 +5,12 @@ import threading
 import time
 import weakref
 from collections.abc import Iterable
-from typing import Final, Self, get_args
+from typing import Final, Self
 
 import torch
 
 from shmtransport import _core, cuda, device_memory, device_tensors, tensors
-from shmtransport.config import OnFull, parse_size
+from shmtransport.config import OnFull, check_on_full, parse_size, round_up
 from shmtransport.device_memory import Event, Memory
 from shmtransport.device_tensors import BLOCK, BLOCK_MAGIC, POOL, POOL_MAGIC
 from shmtransport.errors import ClosedError, ConfigError, RingFullError, WaitTimeoutError
@@ -45,7 +45,7 @@ class _Store:
     def try_take(self, ring: Ring, nbytes: int) -> device_tensors.Block | None:
         """A block with its record; None: no room, even after a look at who holds what."""
         with self.lock:
-            whole = -(-nbytes // _UNIT_NBYTES) * _UNIT_NBYTES
+            whole = round_up(nbytes, _UNIT_NBYTES)
             extent = self._extents.take(whole)
             if extent is None:
                 self._collect()
@@ -165,9 +165,8 @@ class DevicePool:
         place = torch.device(device)
         if place.type != "cuda":
             raise ConfigError("device", device, 'one of CUDA\'s, such as "cuda:0"')
-        if on_full not in get_args(OnFull):
-            raise ConfigError("on_full", on_full, 'one of "inline", "block", "raise"')
-        nbytes = -(-parse_size("capacity", capacity) // _UNIT_NBYTES) * _UNIT_NBYTES
+        check_on_full(on_full)
+        nbytes = round_up(parse_size("capacity", capacity), _UNIT_NBYTES)
         place = cuda.used(place)
         _free_retired()
         memory = device_memory.allocate(place, nbytes)
@@ -188,9 +187,7 @@ class DevicePool:
         if not self._finalizer.alive:
             raise ClosedError("the device pool was closed")
         _, known = tensors.dtype_of(dtype)
-        dims = (shape,) if isinstance(shape, int) else tuple(shape)
-        if any(dim < 0 for dim in dims):
-            raise ConfigError("shape", dims, "dimensions of 0 or more")
+        dims = tensors.dims_of(shape)
         nbytes = nbytes_of(known.code, dims)
         block = self._take(nbytes) if nbytes else None
         if block is None:

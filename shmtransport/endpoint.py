@@ -88,14 +88,7 @@ class Endpoint:
         """A handle for a view of a device's block: one of the block's record."""
         block.event.record()
         answer = self.attachment.core.share(block.lease.address, device_tensors.BLOCK.size, readers)
-        if isinstance(answer, int):
-            return self._inline(tensor, description, _REASONS[Status(answer)])
-        entry, generation, _, sender, ticket, sequence = answer
-        offset = tensor.data_ptr() - block.address
-        return Handle(
-            self.attachment.ring_id_bytes, entry, generation, offset, KIND_DEVICE, description.dtype,
-            description.shape, sender, ticket, sequence,
-        )  # fmt: skip
+        return self._sent(answer, tensor, description, KIND_DEVICE, tensor.data_ptr() - block.address)
 
     def share_wire(self, tensor: Tensor, least_nbytes: int, readers: bytes) -> bytes | Inline | None:
         """`share_described` in one call of the core, answering the handle's bytes: for a plain tensor of
@@ -116,12 +109,23 @@ class Endpoint:
         answer: tuple[int, int, int, int, int, int] | int = Status.NOT_FOUND
         if address is not None:
             answer = attachment.core.share(address, description.nbytes, readers)
+        return self._sent(answer, tensor, description, description.kind)
+
+    def _sent(
+        self,
+        answer: tuple[int, int, int, int, int, int] | int,
+        tensor: Tensor,
+        description: Description,
+        kind: int,
+        offset_on_device: int | None = None,
+    ) -> Sendable:
+        """What the core answered to a share: a handle, or the bytes inline, counted by reason."""
         if isinstance(answer, int):
             return self._inline(tensor, description, _REASONS[Status(answer)])
         entry, generation, offset, sender, ticket, sequence = answer
         return Handle(
-            attachment.ring_id_bytes, entry, generation, offset, description.kind, description.dtype,
-            description.shape, sender, ticket, sequence,
+            self.attachment.ring_id_bytes, entry, generation, offset if offset_on_device is None else offset_on_device,
+            kind, description.dtype, description.shape, sender, ticket, sequence,
         )  # fmt: skip
 
     def _inline(self, tensor: Tensor, description: Description, reason: InlineReason) -> Inline:

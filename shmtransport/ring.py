@@ -11,7 +11,7 @@ from shmtransport import _core, attachment, copying, tensors
 from shmtransport.attachment import Attachment
 from shmtransport.config import BackingChoice, OnFull, RingConfig
 from shmtransport.endpoint import Endpoint, Sendable
-from shmtransport.errors import ConfigError, RingFullError, SegmentError, ShmTransportError, WaitTimeoutError
+from shmtransport.errors import RingFullError, SegmentError, ShmTransportError, WaitTimeoutError
 from shmtransport.handles import nbytes_of
 from shmtransport.layout import InlineReason, Status
 from shmtransport.tensors import Description, Tensor
@@ -119,9 +119,7 @@ class Ring(Endpoint):
         with ordinary memory for ``"inline"``.
         """
         kind, known = tensors.dtype_of(dtype)
-        dims = (shape,) if isinstance(shape, int) else tuple(shape)
-        if any(dim < 0 for dim in dims):
-            raise ConfigError("shape", dims, "dimensions of 0 or more")
+        dims = tensors.dims_of(shape)
         nbytes = nbytes_of(known.code, dims)
         lease = self._allocate(nbytes)
         return tensors.empty(kind, known.code, dims) if lease is None else tensors.build(lease, kind, known.code, dims)

@@ -3,6 +3,7 @@
 Everything above works on `Description` and never asks whether something is torch or numpy.
 """
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy.typing as npt
 import torch
 
 from shmtransport import _core, dtypes
-from shmtransport.errors import InternalError, UnsupportedTypeError
+from shmtransport.errors import ConfigError, InternalError, UnsupportedTypeError
 from shmtransport.handles import KIND_NUMPY, KIND_TORCH, Inline, nbytes_of
 from shmtransport.layout import InlineReason
 
@@ -148,6 +149,14 @@ def from_inline(inline: Inline) -> Tensor:
         )
         flat[:] = np.frombuffer(inline.payload, np.uint8)
     return made
+
+
+def dims_of(shape: Iterable[int] | int) -> tuple[int, ...]:
+    """What a caller names as a shape. Raises `ConfigError` for a negative dimension."""
+    dims = (shape,) if isinstance(shape, int) else tuple(shape)
+    if any(dim < 0 for dim in dims):
+        raise ConfigError("shape", dims, "dimensions of 0 or more")
+    return dims
 
 
 def dtype_of(dtype: torch.dtype | npt.DTypeLike) -> tuple[int, dtypes.Dtype]:

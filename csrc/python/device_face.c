@@ -1,6 +1,7 @@
 /* device_face.c - device_memory.h for Python. Each answers the driver's code, 0 for success, and what was asked for. */
 #include "device_face.h"
 
+#include "cuda.h"
 #include "device_memory.h"
 
 static PyObject *face_load(PyObject *module, PyObject *arguments) {
@@ -15,7 +16,7 @@ static PyObject *face_load(PyObject *module, PyObject *arguments) {
 static PyObject *face_uuids(PyObject *module, PyObject *unused) {
     (void)module, (void)unused;
     PyObject *uuids = PyList_New(0);
-    for (int i = 0, length = shmt_device_length(); uuids && i < length; i++) {
+    for (int i = 0, length = shmt_cuda_length(); uuids && i < length; i++) {
         uint8_t uuid[SHMT_DEVICE_UUID_NBYTES] = {0};
         shmt_device_uuid(i, uuid);
         PyObject *found = PyBytes_FromStringAndSize((const char *)uuid, sizeof uuid);

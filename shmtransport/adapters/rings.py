@@ -1,4 +1,4 @@
-"""Rings that this process has joined, by the id that a handle names."""
+"""Rings of an engine: the one that a frontend writes into, and those joined, by the id that a handle names."""
 
 import threading
 from typing import Any, Final
@@ -7,9 +7,11 @@ import torch
 
 from shmtransport import dtypes, handles
 from shmtransport.adapters.ahead import MapsAhead
+from shmtransport.adapters.settings import BLOCK_TIMEOUT_S, RingSize, Settings
 from shmtransport.errors import HandleError, ShmTransportError
 from shmtransport.handles import Handle
 from shmtransport.reader import Reader
+from shmtransport.ring import Ring
 
 KEY: Final = "shmt"
 """The one key of what stands in a message in place of a tensor; its value is ``bytes(handle)``."""
@@ -17,6 +19,18 @@ KEY: Final = "shmt"
 PEER: Final = "peer_id"
 ERROR: Final = "error"
 """The keys of an answer to a call to join."""
+
+
+def create(size: RingSize, settings: Settings, name: str) -> Ring:
+    """The ring that an engine's frontend writes into. Raises what `Ring.create` raises."""
+    return Ring.create(
+        size.capacity_nbytes,
+        segment=size.segment_nbytes,
+        backing=size.backing,
+        on_full=settings.on_full,
+        timeout_s=BLOCK_TIMEOUT_S,
+        name=name,
+    )
 
 
 class JoinedRings:

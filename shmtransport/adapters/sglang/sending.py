@@ -13,10 +13,11 @@ import torch
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from shmtransport import tensors
+from shmtransport.adapters import rings
 from shmtransport.adapters.ahead import GrowsAhead
 from shmtransport.adapters.leaving import Leaving
 from shmtransport.adapters.seams import Module, Seam, Wrapper
-from shmtransport.adapters.settings import BLOCK_TIMEOUT_S, Settings
+from shmtransport.adapters.settings import Settings
 from shmtransport.adapters.sglang.hooks import logger
 from shmtransport.endpoint import peer_ids
 from shmtransport.errors import ShmTransportError
@@ -52,14 +53,7 @@ class Sender:
     def _create(self) -> None:
         size = replace(self._settings, writable=False).input_ring(0.0, 1)  # a rank that writes has a copy
         try:
-            ring = Ring.create(
-                size.capacity_nbytes,
-                segment=size.segment_nbytes,
-                backing=size.backing,
-                on_full=self._settings.on_full,
-                timeout_s=BLOCK_TIMEOUT_S,
-                name="SGLang tokenizer",
-            )
+            ring = rings.create(size, self._settings, "SGLang tokenizer")
         except (ShmTransportError, OSError) as error:
             logger.warning("shmtransport is off, tensors go SGLang's own way: %s", error)
             return

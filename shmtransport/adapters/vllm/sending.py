@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 
+from shmtransport.adapters import rings
 from shmtransport.adapters.ahead import GrowsAhead
 from shmtransport.adapters.leaving import Leaving
 from shmtransport.adapters.rings import KEY
-from shmtransport.adapters.settings import BLOCK_TIMEOUT_S, RingSize, Settings
+from shmtransport.adapters.settings import RingSize, Settings
 from shmtransport.adapters.vllm import metrics, staging
 from shmtransport.adapters.vllm.seams import logger
 from shmtransport.errors import ShmTransportError
@@ -46,14 +47,7 @@ class SharedRing:
             return ring
 
     def _create(self, size: RingSize) -> Ring:
-        ring = Ring.create(
-            size.capacity_nbytes,
-            segment=size.segment_nbytes,
-            backing=size.backing,
-            on_full=self.settings.on_full,
-            timeout_s=BLOCK_TIMEOUT_S,
-            name="vLLM frontend",
-        )
+        ring = rings.create(size, self.settings, "vLLM frontend")
         self.leaving.note(ring.id)
         metrics.show(ring.id)
         self._growth = GrowsAhead(ring)
