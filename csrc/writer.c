@@ -14,8 +14,14 @@ static void retire_or_reuse(shmt_attachment *attachment, uint32_t entry) {
     attachment->free_entries[tail] = entry;
 }
 
-/* Rule 8: a live entry whose mask is 0 goes back to the allocator. Nothing else frees. Of the mask only the readers'
- * bits are asked for: whether we hold the block ourselves is not for others to say. */
+/* Of the mask only the readers' bits are asked for: whether we hold the block ourselves is not for others to say. */
+static uint32_t readers_of(const shmt_attachment *attachment, uint32_t entry) {
+    /* SYNC C-RELEASE: every reader's last look at the block came before its bit went out. */
+    uint64_t word = atomic_load_explicit(&attachment->entries[entry].word, memory_order_acquire);
+    return shmt_word_mask(word) & ~shmt_bit(SHMT_WRITER);
+}
+
+/* Rule 8: a live entry whose mask is 0 goes back to the allocator. Nothing else frees. */
 static void harvest(shmt_attachment *attachment, uint32_t limit) {
     if (limit >= attachment->live_length) { /* all: from the first on, for what goes is replaced by the last */
         limit = attachment->live_length;
@@ -24,10 +30,8 @@ static void harvest(shmt_attachment *attachment, uint32_t limit) {
     while (limit-- && attachment->live_length) {
         if (attachment->harvest_cursor >= attachment->live_length) attachment->harvest_cursor = 0;
         uint32_t entry = attachment->live[attachment->harvest_cursor];
-        /* SYNC C-RELEASE: every reader's last look at the block came before its bit went out. */
-        uint64_t word = atomic_load_explicit(&attachment->entries[entry].word, memory_order_acquire);
         const shmt_local *local = &attachment->locals[entry];
-        bool held = local->tensors || local->in_flight || shmt_word_mask(word) & ~shmt_bit(SHMT_WRITER);
+        bool held = local->tensors || local->in_flight || readers_of(attachment, entry);
         if (held || shmt_extents_give(&attachment->extents, attachment->held[entry]) != SHMT_OK) {
             attachment->harvest_cursor++;
             continue;
@@ -131,9 +135,7 @@ uint32_t shmt_holders(shmt_attachment *attachment, uint32_t entry, uint32_t gene
     pthread_mutex_lock(&attachment->mutex);
     const shmt_local *local = &attachment->locals[entry];
     if (attachment->held[entry].nbytes && local->generation == generation) {
-        /* SYNC C-RELEASE: every reader's last look at the block came before its bit went out. */
-        mask = shmt_word_mask(atomic_load_explicit(&attachment->entries[entry].word, memory_order_acquire));
-        mask &= ~shmt_bit(SHMT_WRITER);
+        mask = readers_of(attachment, entry);
         if (local->tensors || local->in_flight) mask |= shmt_bit(SHMT_WRITER);
     }
     pthread_mutex_unlock(&attachment->mutex);
