@@ -25,6 +25,7 @@ tail latency, throughput, microbenchmarks; in this order.
 from importlib.metadata import version
 
 from shmtransport.channel import Channel
+from shmtransport.config import OnFull
 from shmtransport.device_pool import DevicePool
 from shmtransport.endpoint import Endpoint
 from shmtransport.errors import (
@@ -72,6 +73,7 @@ __all__ = [
     "InternalError",
     "LayoutError",
     "LayoutMismatchError",
+    "OnFull",
     "OutOfSharedMemoryError",
     "PeerDeadError",
     "Process",

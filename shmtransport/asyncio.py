@@ -39,6 +39,7 @@ class Channel:
         self._exchange = Exchange(ring, threshold, name)
         self._thread = ThreadPoolExecutor(1, "shmtransport")
         self._receiving = asyncio.Lock()
+        self._kept: list[zmq.Frame] | None = None
         self._sending = 0  # tasks that wait for the socket to take something
 
     async def send(self, value: object, to: bytes | Iterable[bytes] | None = None, *, timeout_s: float = 30.0) -> None:
@@ -106,7 +107,8 @@ class Channel:
         return self._exchange.statistics()
 
     def close(self) -> None:
-        """See `shmtransport.Channel.close`."""
+        """See `shmtransport.Channel.close`. Waits for a copy that is under way; ``async with`` lets the loop run
+        meanwhile."""
         self._thread.shutdown()
         self._exchange.close()
 
@@ -114,7 +116,10 @@ class Channel:
         return self
 
     async def __aexit__(self, *error: object) -> None:
-        self.close()
+        try:
+            await asyncio.to_thread(self._thread.shutdown)
+        finally:
+            self.close()
 
     # -- the socket -----------------------------------------------------------------------------------------
 
@@ -173,7 +178,7 @@ class Channel:
         async with self._receiving:
             if self._exchange.inbox and wait:
                 return True
-            if not wait and not await self._socket.poll(0):
+            if not wait and self._kept is None and not await self._socket.poll(0):
                 return False
             while wait and self._exchange.outbox and not self._routes:  # it waits for room, or the peer to connect
                 either = zmq.POLLIN | zmq.POLLOUT
@@ -181,19 +186,34 @@ class Channel:
                 if ready & zmq.POLLIN:
                     break
                 await self._flush()
-            parts = await self._socket.recv_multipart(copy=False)
-            frames = [part.buffer for part in parts]
+            frames = [part.buffer for part in await self._receive()]
             peer = bytes(frames.pop(0)) if self._routes else ONLY_PEER
             await self._hear(peer, frames)
         await self._flush()
         return True
 
+    async def _receive(self) -> list[zmq.Frame]:
+        """The next message. One that arrives together with the end of the wait for it is there for the next call."""
+        if self._kept is not None:
+            kept, self._kept = self._kept, None
+            return kept
+        receiving = asyncio.ensure_future(self._socket.recv_multipart(copy=False))
+        try:
+            return await receiving
+        except asyncio.CancelledError:
+            if receiving.done() and not receiving.cancelled():
+                self._kept = receiving.result()
+            raise
+
     async def _hear(self, peer: bytes, frames: list[memoryview]) -> None:
         if not self._exchange.is_introduction(frames):
             self._exchange.hear(peer, frames)
             return
-        # Joining maps every page of a ring: milliseconds that the loop has not got.
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._exchange.hear, peer, frames)
+        # Joining maps every page of a ring: milliseconds that the loop has not got. The introduction is not lost with
+        # the patience of who waits here.
+        await asyncio.shield(
+            asyncio.get_running_loop().run_in_executor(self._thread, self._exchange.hear, peer, frames)
+        )
 
 
 def _revoke_all(encoding: "asyncio.Future[list[Message]]") -> None:

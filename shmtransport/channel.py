@@ -106,6 +106,9 @@ class Channel:
     def recv(self, type: Any = Any, *, timeout_s: float | None = None) -> Any:
         """The next object. ``type`` is what to decode into: a dataclass, Struct, ``list[torch.Tensor]``, …
 
+        Its tensors hold their blocks as long as they live: a loop that receives into one variable holds the last
+        ones until the next object is there, unless it deletes them first.
+
         ``timeout_s`` None waits for ever, 0 not at all. Raises `WaitTimeoutError`, `StaleHandleError` or
         `HandleError` for a message that cannot be opened (the next one can), msgspec.ValidationError if it is
         not a ``type``.

@@ -1,14 +1,23 @@
 """What the writer and every reader of a ring can do: share, open, look, leave."""
 
+import time
 from collections.abc import Iterable
-from typing import Self, TypeAlias
+from typing import Final, Self, TypeAlias, overload
 
 import msgspec
 import torch
 
 from shmtransport import _core, device_tensors, statistics, tensors
 from shmtransport.attachment import Attachment
-from shmtransport.errors import ClosedError, ConfigError, ForkedError, HandleError, SegmentError, UnsupportedTypeError
+from shmtransport.errors import (
+    ClosedError,
+    ConfigError,
+    ForkedError,
+    HandleError,
+    SegmentError,
+    UnsupportedTypeError,
+    WaitTimeoutError,
+)
 from shmtransport.handles import HANDLE_MAGIC, INLINE_MAGIC, KIND_DEVICE, KIND_NUMPY, KIND_TORCH, Handle, Inline
 from shmtransport.layout import InlineReason, Status
 from shmtransport.tensors import Description, Tensor
@@ -21,6 +30,10 @@ _REASONS = {
 }
 
 _HAS_CUDA = torch.backends.cuda.is_built()  # type: ignore[no-untyped-call]
+
+# How often `drain` looks; short at first, since what is waited for is mostly on its way.
+_FIRST_LOOK_S: Final = 0.0001
+_LAST_LOOK_S: Final = 0.01
 
 Sendable: TypeAlias = Handle | Inline
 Sent: TypeAlias = Sendable | bytes | bytearray | memoryview
@@ -132,6 +145,12 @@ class Endpoint:
         self.attachment.core.count_inline(reason)
         return tensors.to_inline(tensor, description, reason)
 
+    @overload
+    def open(self, sent: Sent) -> Tensor: ...
+    @overload
+    def open(
+        self, sent: Sent, *, device: str | torch.device, stream: torch.cuda.Stream | None = None
+    ) -> torch.Tensor: ...
     def open(
         self, sent: Sent, *, device: str | torch.device | None = None, stream: torch.cuda.Stream | None = None
     ) -> Tensor:
@@ -237,6 +256,30 @@ class Endpoint:
     def count_inline(self, reason: InlineReason) -> None:
         """Counts a transfer that an adapter sent inline, for `statistics`."""
         self.attachment.core.count_inline(reason)
+
+    def peers(self) -> list[str]:
+        """The `peer_id` of every other living process of this ring: of a `Ring`, all its readers, as in
+        ``ring.share(tensor, ring.peers())``."""
+        own = self.peer_id
+        return [each.peer_id for each in self.statistics().processes if each.alive and each.peer_id != own]
+
+    def drain(self, *, timeout_s: float = 10.0) -> None:
+        """Waits until no handle of this process is on its way: each was opened, refused or revoked, or its reader died.
+
+        Before a process ends whose last handles are to arrive: a handle that is opened after its sender is gone raises
+        `StaleHandleError`. Raises `WaitTimeoutError`, which names who has not opened what.
+        """
+        deadline = time.monotonic() + timeout_s
+        pause_s = _FIRST_LOOK_S
+        while True:
+            seen = self.statistics()
+            if not any(process.unopened for process in seen.processes):
+                return
+            if time.monotonic() >= deadline:
+                raise WaitTimeoutError(f"expected every handle to be opened within {timeout_s} s; {seen.holders()}")
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, _LAST_LOOK_S)
+            self.reap()
 
     def reap(self) -> int:
         """Gives back what dead readers of this ring held; returns how many there were.

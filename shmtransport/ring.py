@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterable
-from typing import Self, TypeVar, cast
+from typing import Self, TypeVar, cast, overload
 
 import numpy.typing as npt
 import torch
@@ -14,7 +14,7 @@ from shmtransport.endpoint import Endpoint, Sendable
 from shmtransport.errors import RingFullError, SegmentError, ShmTransportError, WaitTimeoutError
 from shmtransport.handles import nbytes_of
 from shmtransport.layout import InlineReason, Status
-from shmtransport.tensors import Description, Tensor
+from shmtransport.tensors import Array, Description, Tensor
 
 # A waiting writer hears signals, Ctrl-C above all, this often.
 _SIGNAL_SLICE_S = 0.1
@@ -112,6 +112,10 @@ class Ring(Endpoint):
             return tensor
         return cast(T, tensors.build(lease, description.kind, description.dtype, description.shape))
 
+    @overload
+    def empty(self, shape: Iterable[int] | int, dtype: torch.dtype = torch.float32) -> torch.Tensor: ...
+    @overload
+    def empty(self, shape: Iterable[int] | int, dtype: npt.DTypeLike) -> Array: ...
     def empty(self, shape: Iterable[int] | int, dtype: torch.dtype | npt.DTypeLike = torch.float32) -> Tensor:
         """An uninitialised ring-backed tensor to be filled in place: no byte moves twice.
 

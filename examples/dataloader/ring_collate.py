@@ -33,14 +33,14 @@ class RingCollate:
         """In a worker."""
         if self._ring is None:
             self._ring = Ring.create(self._capacity, name="loader worker")
-        trainers = [process.peer_id for process in self._ring.statistics().processes[1:] if process.alive]
+        trainers = self._ring.peers()
         return [self._stacked(self._ring, column, trainers) for column in zip(*samples, strict=True)]
 
     def _stacked(self, ring: Ring, column: Sequence[torch.Tensor], trainers: list[str]) -> Any:
         if not trainers:
             return _First(ring.id, torch.stack(list(column)))
         out = ring.empty((len(column), *column[0].shape), column[0].dtype)
-        handle = ring.share(torch.stack(list(column), out=torch.as_tensor(out)), trainers)
+        handle = ring.share(torch.stack(list(column), out=out), trainers)
         return _Sent(ring.id, bytes(handle)) if isinstance(handle, Handle) else out
 
     def __getstate__(self) -> dict[str, object]:

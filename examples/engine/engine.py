@@ -1,133 +1,114 @@
-"""An inference engine: an asyncio frontend, and worker processes that get their tensors by handle."""
+"""An inference engine: an asyncio frontend, worker processes, and the tensors between them by handle."""
 
 import asyncio
 import multiprocessing
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from multiprocessing.process import BaseProcess
-from typing import Any
+from functools import partial
 
 import msgspec
 import torch
 import zmq
 import zmq.asyncio
 
-from shmtransport import Channel, PeerDeadError, Ring
+from shmtransport import Channel, PeerDeadError, Ring, WaitTimeoutError
 from shmtransport.asyncio import Channel as AsyncChannel
 
 
 class Request(msgspec.Struct):
     """What a worker is asked."""
 
-    number: int
-    pixels: torch.Tensor
+    prompt: str
+    images: list[torch.Tensor]
 
 
-class Answer(msgspec.Struct):
-    """What it says."""
-
-    number: int
-    total: int
-
-
-def model(pixels: torch.Tensor) -> int:
+def model(request: Request) -> int:
     """Stands for one: reads every byte. Sums wrap around, so that no order of adding changes the result."""
-    return int(pixels.view(-1).view(torch.int64).sum())
+    return sum(int(image.view(-1).view(torch.int64).sum()) for image in request.images)
 
 
-def worker(address: str, name: bytes) -> None:
-    """A worker process: it joins the frontend's ring when it is introduced to it, inside ``recv``."""
-    with zmq.Context() as context, context.socket(zmq.DEALER) as socket:
-        socket.identity = name
-        socket.connect(address)
-        with Channel(socket, name=name.decode()) as channel:
-            serve(channel)
-
-
-def serve(channel: Any) -> None:
-    """Answers requests until it is sent None."""
+def work(address: str) -> None:
+    """A worker process. Its channel joins the frontend's ring by itself."""
     torch.set_num_threads(1)
-    channel.send("ready")  # from here on the frontend can address it
-    while (request := channel.recv(Request | None)) is not None:
-        channel.send(Answer(request.number, model(request.pixels)))
-        del request  # or its block is held until the next one comes
+    with zmq.Context() as context, context.socket(zmq.PAIR) as socket:
+        socket.connect(address)
+        with Channel(socket, name="worker") as channel:
+            while True:
+                request = channel.recv(Request)
+                channel.send(model(request))
+                del request  # or its blocks are held until the next one comes
+
+
+class Worker:
+    """A worker process as the frontend sees it. It answers one request at a time."""
+
+    open = staticmethod(AsyncChannel)
+    work = staticmethod(work)
+
+    def __init__(self, context: zmq.asyncio.Context, ring: Ring) -> None:
+        self._socket = context.socket(zmq.PAIR)
+        self._socket.bind("ipc://*")
+        address = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
+        self.process = multiprocessing.get_context("spawn").Process(target=self.work, args=(address,), daemon=True)
+        self.process.start()
+        self._channel = self.open(self._socket, ring)
+
+    async def ask(self, request: Request) -> int:
+        """Raises `PeerDeadError` if the process dies."""
+        await self._channel.send(request)
+        while self.process.is_alive():
+            try:
+                return int(await self._channel.recv(int, timeout_s=0.5))
+            except WaitTimeoutError:
+                continue  # is it still there?
+        raise PeerDeadError(f"the worker died, exit code {self.process.exitcode}")
+
+    def close(self) -> None:
+        """Ends the process. What it held comes back to the ring by itself."""
+        self.process.kill()
+        self._channel.close()
+        self._socket.close(linger=0)
 
 
 class Engine:
-    """The frontend's side: hands requests to the workers in turn, and answers to whoever asked."""
+    """Hands each request to a worker that is free. One that has died is replaced."""
 
-    def __init__(self, channel: Any, processes: dict[bytes, BaseProcess]) -> None:
-        self._channel = channel
-        self._workers = list(processes)
-        self._waiting: dict[int, tuple[bytes, asyncio.Future[int]]] = {}
-        self._asked = 0
-        for name, process in processes.items():
-            asyncio.get_running_loop().add_reader(process.sentinel, self._lost, name, process)
+    def __init__(
+        self, context: zmq.asyncio.Context, ring: Ring, workers: int = 2, worker: type[Worker] = Worker
+    ) -> None:
+        self._start = partial(worker, context, ring)
+        self._free: asyncio.Queue[Worker] = asyncio.Queue()
+        for _ in range(workers):
+            self._free.put_nowait(self._start())
 
-    async def ask(self, pixels: torch.Tensor) -> int:
-        """The model's answer. Raises `PeerDeadError` if the worker that was asked dies, or none is left."""
-        if not self._workers:
-            raise PeerDeadError("expected a worker to ask, all have died")
-        self._asked += 1
-        number, name = self._asked, self._workers[self._asked % len(self._workers)]
-        answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._waiting[number] = name, answer
+    async def ask(self, request: Request) -> int:
+        """The model's answer. Raises `PeerDeadError` if the worker dies that was asked."""
+        return await asyncio.shield(self._ask(request))  # who gives up does not leave an answer to the next one
+
+    async def _ask(self, request: Request) -> int:
+        worker = await self._free.get()
         try:
-            await self._channel.send(Request(number, pixels), to=name)
-            return await answer
+            return await worker.ask(request)
         finally:
-            del self._waiting[number]
+            if not worker.process.is_alive():
+                worker.close()
+                worker = self._start()
+            self._free.put_nowait(worker)
 
-    async def listen(self) -> None:
-        """Takes answers until it is cancelled."""
-        while True:
-            _, answer = await self._channel.recv_from(Answer)
-            _, waiting = self._waiting.get(answer.number, (b"", None))
-            if waiting is not None and not waiting.done():  # else nobody waits for it any more
-                waiting.set_result(answer.total)
-
-    def _lost(self, name: bytes, process: BaseProcess) -> None:
-        asyncio.get_running_loop().remove_reader(process.sentinel)
-        self._workers.remove(name)
-        for asked, answer in self._waiting.values():
-            if asked == name and not answer.done():
-                answer.set_exception(PeerDeadError(f"worker {name.decode()} died, exit code {process.exitcode}"))
-
-    async def stop(self) -> None:
-        """Sends every worker None."""
-        for name in self._workers:
-            await self._channel.send(None, to=name)
+    def close(self) -> None:
+        """Ends the workers, when nobody waits for one any more."""
+        while not self._free.empty():
+            self._free.get_nowait().close()
 
 
-@asynccontextmanager
-async def running(
-    address: str, open_channel: Callable[[zmq.asyncio.Socket], Any], work: Callable[[str, bytes], None], workers: int
-) -> AsyncIterator[tuple[Engine, dict[bytes, BaseProcess]]]:
-    """An engine over what ``open_channel`` makes of the frontend's socket, and its processes, which run ``work``."""
-    spawn = multiprocessing.get_context("spawn")
-    processes: dict[bytes, BaseProcess] = {}
-    for index in range(workers):
-        name = b"worker-%d" % index
-        processes[name] = spawn.Process(target=work, args=(address, name))
-        processes[name].start()
-    with zmq.asyncio.Context() as context, context.socket(zmq.ROUTER) as socket:
-        socket.bind(address)
-        async with open_channel(socket) as channel:
-            for _ in processes:
-                await channel.recv_from(str, timeout_s=30)
-            await channel.join(to=list(processes))  # optional: until then tensors go inline
-            engine = Engine(channel, processes)
-            listening = asyncio.create_task(engine.listen())
-            try:
-                yield engine, processes
-                await engine.stop()
-            finally:
-                listening.cancel()
-                for process in processes.values():
-                    await asyncio.to_thread(process.join, 10)
-                    process.kill()
+async def main() -> None:
+    """Eight requests at once, four a worker."""
+    with zmq.asyncio.Context() as context, Ring.create("256MiB", name="frontend") as ring:
+        engine = Engine(context, ring)
+        requests = [Request("What is this?", [torch.rand(3, 896, 896)]) for _ in range(8)]
+        answers = await asyncio.gather(*map(engine.ask, requests))
+        print("right" if answers == list(map(model, requests)) else "wrong")
+        print(f"{ring.statistics().writer.shared} of {len(requests)} images by handle")
+        engine.close()
 
 
-def by_handle(ring: Ring) -> Callable[[zmq.asyncio.Socket], AsyncChannel]:
-    """The frontend's channel: asyncio's, over ``ring``."""
-    return lambda socket: AsyncChannel(socket, ring, name="frontend")
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -3,111 +3,105 @@
 import asyncio
 import pickle
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
-from functools import partial
-from tempfile import TemporaryDirectory
-from typing import Any, Self
+from typing import Any
 
 import torch
 import zmq
 import zmq.asyncio
 
-from examples.engine.engine import Request, by_handle, model, running, serve, worker
+from examples.engine.engine import Engine, Request, Worker, model
 from examples.measuring import WARM_UPS, Clock
-from shmtransport import Ring
+from shmtransport import Ring, WaitTimeoutError
 
-WORKERS = 2
 REQUESTS = 4
 """At once."""
 TURNS = 15
 
 
-def pack(value: object, framed: bool) -> list[Any]:
-    """A pickle, and where ``framed`` its tensor's memory as a frame of its own, which neither end copies."""
-    if not framed or not isinstance(value, Request):
-        return [pickle.dumps(value, protocol=5)]
-    frames: list[pickle.PickleBuffer] = []
-    return [pickle.dumps((value.number, value.pixels.numpy()), protocol=5, buffer_callback=frames.append), *frames]
-
-
 def unpack(frames: Sequence[zmq.Frame]) -> Any:
-    """What was packed."""
+    """What was pickled, its tensors' memory in the frames behind the first."""
     value = pickle.loads(frames[0].buffer, buffers=[frame.buffer for frame in frames[1:]])
     if isinstance(value, tuple):
-        return Request(value[0], torch.from_numpy(value[1]))
+        return Request(value[0], [torch.from_numpy(array) for array in value[1]])
     return value
 
 
-class PlainFrontend:
-    """What `running` needs of an asyncio channel."""
+class PlainChannel:
+    """What a `Worker` needs of a channel, with pickle."""
 
-    def __init__(self, socket: zmq.asyncio.Socket, framed: bool) -> None:
-        self._socket, self._framed = socket, framed
-
-    async def send(self, value: object, to: bytes) -> None:
-        """To the worker so named."""
-        await self._socket.send_multipart([to, *pack(value, self._framed)], copy=False)
-
-    async def recv_from(self, type: Any, *, timeout_s: float | None = None) -> tuple[bytes, Any]:  # noqa: ARG002
-        """The next object; pickle knows its ``type``."""
-        name, *frames = await asyncio.wait_for(self._socket.recv_multipart(copy=False), timeout_s)
-        return name.bytes, unpack(frames)
-
-    async def join(self, to: list[bytes]) -> None:
-        """Nothing is joined."""
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *error: object) -> None:
-        pass
-
-
-class PlainWorker:
-    """What `serve` needs of a channel."""
-
-    def __init__(self, socket: zmq.Socket[bytes]) -> None:
+    def __init__(self, socket: zmq.asyncio.Socket, _ring: Ring) -> None:
         self._socket = socket
 
-    def send(self, value: object) -> None:
-        """To the frontend."""
-        self._socket.send(pickle.dumps(value))
+    def pack(self, request: Request) -> list[Any]:
+        """One frame."""
+        return [pickle.dumps(request, protocol=5)]
 
-    def recv(self, type: Any) -> Any:  # noqa: ARG002
-        """The next object."""
-        return unpack(self._socket.recv_multipart(copy=False))
+    async def send(self, request: Request) -> None:
+        """To the worker."""
+        await self._socket.send_multipart(self.pack(request), copy=False)
+
+    async def recv(self, type: Any, *, timeout_s: float) -> Any:  # noqa: ARG002
+        """Its answer; pickle knows the ``type``."""
+        if not await self._socket.poll(round(timeout_s * 1000)):
+            raise WaitTimeoutError("no answer yet")
+        return pickle.loads(await self._socket.recv())
+
+    def close(self) -> None:
+        """Nothing is open."""
 
 
-def plain_worker(address: str, name: bytes) -> None:
-    """A worker process of the plain forms."""
-    with zmq.Context() as context, context.socket(zmq.DEALER) as socket:
-        socket.identity = name
+class FramedChannel(PlainChannel):
+    """The same with each tensor's memory as a frame of its own, which neither end copies."""
+
+    def pack(self, request: Request) -> list[Any]:
+        """As many frames as tensors, and one."""
+        frames: list[pickle.PickleBuffer] = []
+        arrays = [image.numpy() for image in request.images]
+        return [pickle.dumps((request.prompt, arrays), protocol=5, buffer_callback=frames.append), *frames]
+
+
+def plain_work(address: str) -> None:
+    """A worker process of both."""
+    torch.set_num_threads(1)
+    with zmq.Context() as context, context.socket(zmq.PAIR) as socket:
         socket.connect(address)
-        serve(PlainWorker(socket))
+        while True:
+            socket.send(pickle.dumps(model(unpack(socket.recv_multipart(copy=False)))))
+
+
+class PickledWorker(Worker):
+    """Pickle over ZMQ."""
+
+    open = staticmethod(PlainChannel)  # type: ignore[assignment]
+    work = staticmethod(plain_work)
+
+
+class FramedWorker(PickledWorker):
+    """And zero-copy frames."""
+
+    open = staticmethod(FramedChannel)
 
 
 async def main() -> None:
     """Measures the three, and verifies every answer."""
+    ways: dict[str, type[Worker]] = {
+        "shmtransport": Worker,
+        "pickle over ZMQ": PickledWorker,
+        "pickle and zero-copy frames over ZMQ": FramedWorker,
+    }
     clock = Clock()
-    with TemporaryDirectory() as folder, Ring.create("256MiB", segment="256MiB", name="frontend") as ring:
-        ways: dict[str, tuple[Any, Any]] = {
-            "shmtransport": (by_handle(ring), worker),
-            "pickle over ZMQ": (partial(PlainFrontend, framed=False), plain_worker),
-            "pickle and zero-copy frames over ZMQ": (partial(PlainFrontend, framed=True), plain_worker),
-        }
-        async with AsyncExitStack() as stack:
-            engines = {}
-            for index, (way, (open_channel, work)) in enumerate(ways.items()):
-                address = f"ipc://{folder}/{index}"
-                engines[way], _ = await stack.enter_async_context(running(address, open_channel, work, WORKERS))
-            for _ in range(WARM_UPS + TURNS):
-                images = [torch.rand(3, 896, 896) for _ in range(REQUESTS)]
-                expected = [model(image) for image in images]
-                for way, engine in engines.items():
-                    with clock.timed(way):
-                        answers = await asyncio.gather(*map(engine.ask, images))
-                    if answers != expected:
-                        raise SystemExit(f"{way}: other bytes arrived than were sent")
+    with zmq.asyncio.Context() as context, Ring.create("256MiB", segment="256MiB", name="frontend") as ring:
+        engines = {way: Engine(context, ring, worker=worker) for way, worker in ways.items()}
+        for _ in range(WARM_UPS + TURNS):
+            requests = [Request("What is this?", [torch.rand(3, 896, 896)]) for _ in range(REQUESTS)]
+            expected = list(map(model, requests))
+            for way, engine in engines.items():
+                with clock.timed(way):
+                    answers = await asyncio.gather(*map(engine.ask, requests))
+                if answers != expected:
+                    raise SystemExit(f"{way}: other bytes arrived than were sent")
+        for engine in engines.values():
+            engine.close()
     print(clock.report(f"{REQUESTS} requests of 9.6 MB at once, until all are answered"))
 
 

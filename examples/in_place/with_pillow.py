@@ -31,7 +31,7 @@ def main() -> None:
     with Ring.create("128MiB", segment="128MiB", name="frontend") as ring, Reader.join(ring.id) as reader:
         for _ in range(WARM_UPS + TURNS):
             with clock.timed("shmtransport, in place"):
-                batch = np.asarray(ring.empty((BATCH, SIDE, SIDE, 3), np.float32))
+                batch = ring.empty((BATCH, SIDE, SIDE, 3), np.float32)
                 for image, out in zip(images, batch, strict=True):
                     preprocess(image, out)
                 in_place = reader.open(ring.share(batch, reader))

@@ -3,7 +3,7 @@
 import io
 import pickle
 import queue
-import time
+from contextlib import suppress
 from multiprocessing.util import Finalize
 from typing import Any
 from uuid import uuid4
@@ -60,11 +60,9 @@ class _End:
     @staticmethod
     def _close(channel: Channel, ring: Ring | None, context: "zmq.Context[zmq.Socket[bytes]]") -> None:
         """A handle that nobody has opened is worth nothing once its writer is gone, so it waits."""
-        deadline = time.monotonic() + CLOSING_S
-        while ring is not None and time.monotonic() < deadline:
-            if not any(process.unopened for process in ring.statistics().processes):
-                break
-            time.sleep(0.001)
+        if ring is not None:
+            with suppress(WaitTimeoutError):
+                ring.drain(timeout_s=CLOSING_S)
         channel.close()
         if ring is not None:
             ring.close()

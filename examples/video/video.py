@@ -5,20 +5,19 @@ import pickle
 import time
 from collections import Counter
 from tempfile import TemporaryDirectory
-from typing import Literal
 
 import msgspec
 import torch
 import zmq
 
 from examples.measuring import Clock, checksum
-from shmtransport import Channel, Ring, RingFullError
+from shmtransport import Channel, OnFull, Ring, RingFullError
 
 FRAME = (720, 1280, 3)
 FRAMES = 40
 PERIOD_S = 0.02
 LOOK_S = 0.04
-POLICIES: tuple[Literal["inline", "block", "raise"], ...] = ("inline", "block", "raise")
+POLICIES: tuple[OnFull, ...] = ("inline", "block", "raise")
 
 
 class Frame(msgspec.Struct):
@@ -88,7 +87,7 @@ def film(channel: Channel | Plain, clock: Clock, way: str) -> Counter[str]:
     return counts
 
 
-def show(way: str, policy: Literal["inline", "block", "raise"] | None, clock: Clock) -> None:
+def show(way: str, policy: OnFull | None, clock: Clock) -> None:
     """Films once with that ``on_full``, or without a ring, and prints what became of the frames."""
     with TemporaryDirectory() as folder, zmq.Context() as context, context.socket(zmq.PAIR) as socket:
         socket.bind(f"ipc://{folder}/video")

@@ -172,6 +172,62 @@ def test_a_cancelled_send_leaves_no_lease(ring: Ring, tmp_path: Path) -> None:
     wait_until(lambda: ring.statistics().blocks == 0)
 
 
+@pytest.mark.parametrize("what", ["object", "introduction"])
+def test_a_message_that_comes_with_the_deadline_of_a_receive_is_there_for_the_next(
+    ring: Ring, tmp_path: Path, engine: Child, what: str
+) -> None:
+    """Both happen while the loop is busy, so that it sees both at once."""
+    address = f"ipc://{tmp_path}/late"
+
+    async def talk() -> None:
+        async with opened(address) as channel:
+            with channel_there(engine, address, capacity="16MiB"):
+                receiving = asyncio.create_task(channel.recv(timeout_s=0.2))
+                await asyncio.sleep(0)  # it waits
+                if what == "object":
+                    engine.run("channel._begin = channel._pump = lambda: None")  # without an introduction
+                engine.run("channel.send('here I am')")
+                time.sleep(0.3)  # noqa: ASYNC251  # the loop's own time
+                with pytest.raises(WaitTimeoutError):
+                    await receiving
+                assert await channel.recv(timeout_s=5) == "here I am"
+                engine.run("del channel._begin, channel._pump") if what == "object" else None
+                engine.start("run", "assert channel.join(timeout_s=20)")
+                with contextlib.suppress(WaitTimeoutError):
+                    await channel.recv(timeout_s=1)
+                engine.answer()
+
+    asyncio.run(talk())
+
+
+def test_leaving_a_channel_lets_the_loop_run_while_a_copy_ends(ring: Ring, tmp_path: Path) -> None:
+    """A send is cancelled while its copy waits for room; the ring's deadline ends that wait."""
+    ticks = 0
+
+    async def tick() -> None:
+        nonlocal ticks
+        while True:
+            await asyncio.sleep(0.01)
+            ticks += 1
+
+    async def talk(full: Ring) -> None:
+        kept = full.put(torch.ones(MIB // 4))
+        async with pair(tmp_path, full) as (one, _):
+            sending = asyncio.create_task(one.send(torch.ones(MIB // 4)))
+            await asyncio.sleep(0.1)
+            sending.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await sending
+            ticking = asyncio.create_task(tick())
+            await asyncio.sleep(0)
+        ticking.cancel()
+        del kept
+
+    with Ring.create("1MiB", segment="1MiB", on_full="block", timeout_s=0.6) as full:
+        asyncio.run(talk(full))
+    assert ticks >= 10  # of the fifty that fit into the wait
+
+
 def test_a_send_that_finds_no_room_in_the_socket_times_out_and_is_revoked(ring: Ring, tmp_path: Path) -> None:
     async def talk() -> None:
         async with pair(tmp_path, ring) as (one, two):

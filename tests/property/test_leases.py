@@ -36,6 +36,7 @@ from shmtransport import (
     segment,
 )
 from shmtransport.endpoint import Endpoint
+from shmtransport.tensors import Tensor
 from tests.peers import join_as_if_another_process
 from tests.property.holdings import Held, Sent, bytes_of, choose, pattern
 from tests.property.oracle import WRITER, Block, Opening, Oracle, Process
@@ -128,7 +129,7 @@ class Leases(RuleBasedStateMachine):
         fits = self.oracle.can_put(nbytes)
         try:
             if how == "empty":
-                tensor = self.ring.empty(nbytes, torch.uint8)
+                tensor: Tensor = self.ring.empty(nbytes, torch.uint8)
                 bytes_of(tensor)[:] = expected
             elif how == "torch":
                 tensor = self.ring.put(torch.from_numpy(expected))
