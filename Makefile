@@ -152,10 +152,11 @@ test-aarch64: venv  ## the C core compiled for 64-bit ARM, its programs run by q
 	$(CHECK_AARCH64)
 	@$(BIN)/python -m pytest tests/aarch64 $(ARGS)
 
-lint: venv  ## ruff, mypy --strict, and every C warning as an error
+lint: venv  ## ruff, mypy --strict, pyright, and every C warning as an error
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright
 	@rm -rf build/lint
 	SHMTRANSPORT_WERROR=1 $(BIN)/python setup.py --quiet build_ext --force --build-lib build/lint --build-temp build/lint
 

@@ -22,7 +22,7 @@ _OWN: Final = 1 << WRITER
 # A multiple of what any vector load of a kernel wants, and of what cuMemAlloc aligns to.
 _UNIT_NBYTES: Final = 512
 
-_retired: "Final[set[_Store]]" = set()
+_retired: Final["set[_Store]"] = set()
 """Of closed pools: somebody had the memory open when it was last asked."""
 
 os.register_at_fork(after_in_child=_retired.clear)

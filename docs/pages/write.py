@@ -6,6 +6,8 @@
     sizing     bytes an image by model family, and capacities
     measured   figures of the first page, from bench/results/
     commands   the page of the command line, from its own help
+    summary    the whole API on one page
+    sources    the program of a page, from the file that it is
     pictures   a tensor's way, with and without
 
 Beside these: `links` and `names`, the two hooks of the site.
@@ -16,7 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from docs.pages import commands, measured, pictures, sizing
+from docs.pages import commands, measured, pictures, sizing, sources, summary
 
 DOCS: Final = Path(__file__).resolve().parents[1]
 
@@ -35,7 +37,12 @@ def with_parts(page: str, parts: Mapping[str, str]) -> str:
 
 def made() -> dict[str, str]:
     """What each file that is made, in whole or in part, should hold; by its path from docs/."""
-    parted = {"index.md": measured.parts(), "sizing.md": sizing.parts()}
+    parted = {
+        "index.md": measured.parts(),
+        "sizing.md": sizing.parts(),
+        "reference/index.md": summary.parts(),
+        "build-an-engine.md": sources.parts(),
+    }
     parts = {name: with_parts((DOCS / name).read_text(), parts) for name, parts in parted.items()}
     return {**parts, "reference/commands.md": commands.page(), **pictures.files()}
 

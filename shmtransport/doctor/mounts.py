@@ -21,6 +21,6 @@ def mount_of(path: Path) -> Mount:
     for line in _MOUNTS.read_text().splitlines():
         place, (kind, _, options) = line.split()[4], line.partition(" - ")[2].split(" ", 2)
         if path.is_relative_to(place) and len(place) >= len(place_of_found):
-            named = dict(option.partition("=")[::2] for option in options.split(","))
+            named = {name: value for name, _, value in (option.partition("=") for option in options.split(","))}
             found, place_of_found = Mount(kind, named), place
     return found

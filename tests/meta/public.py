@@ -8,6 +8,7 @@ from typing import Final
 import msgspec
 
 import shmtransport
+from docs.pages.summary import NOT_PROMISED
 
 PUBLIC: Final = {
     "shmtransport": shmtransport.__all__,
@@ -16,9 +17,6 @@ PUBLIC: Final = {
     "shmtransport.observing": ["Found", "State", "look", "rings"],
 }
 """Names by module."""
-
-NOT_PROMISED: Final = {"attachment", "count_inline", "share_described", "write_record"}
-"""Members that adapters, channels and pools use: they need no underscore, and may change."""
 
 WIRE_FORMATS: Final = {"Handle", "Inline"}
 """Structs whose fields are nobody's to read."""

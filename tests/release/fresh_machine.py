@@ -1,4 +1,4 @@
-"""Makes docs/fresh-machine.md: README.md and docs/quickstart.md, done with the wheel on a Debian that has only Python.
+"""Makes docs/fresh-machine.md: README, quickstart and an engine, done with the wheel on a Debian that has only Python.
 
     make fresh-machine                              # as root, or where mmdebstrap may make a chroot; five minutes
     make fresh-machine ARGS="--find-links FOLDER"   # with wheels of yours before PyPI's: torch's CPU build is smaller
@@ -26,7 +26,11 @@ from tests.support import ROOT
 
 DOCUMENT = ROOT / "docs" / "fresh-machine.md"
 PACKAGES = ["python3", "python3-venv", "ca-certificates"]
-PROGRAMS = {"readme.py": ROOT / "README.md", "quickstart.py": ROOT / "docs" / "quickstart.md"}
+PROGRAMS = {
+    "readme.py": ROOT / "README.md",
+    "quickstart.py": ROOT / "docs" / "quickstart.md",
+    "engine.py": ROOT / "docs" / "build-an-engine.md",
+}
 """In the machine's home: the python blocks of these documents."""
 ENVIRONMENT = {
     "PATH": "/usr/bin:/bin",
@@ -39,8 +43,9 @@ STEP_TIMEOUT_S = 900.0
 HEAD = """\
 # On a fresh machine
 
-What README.md and the [quickstart](quickstart.md) say, done with the wheel on a Debian 12 that has nothing but Python:
-a chroot with a `/dev/shm` of its own, on {machine}. `make fresh-machine` did it and wrote this page."""
+What README.md, the [quickstart](quickstart.md) and [build an engine](build-an-engine.md) say, done with the wheel on a
+Debian 12 that has nothing but Python: a chroot with a `/dev/shm` of its own, on {machine}. `make fresh-machine` did it
+and wrote this page."""
 
 
 class Step(NamedTuple):
@@ -60,6 +65,7 @@ STEPS = [
     Step("What will fail here, if anything?", ".venv/bin/shmtransport doctor"),
     Step("The program in README.md.", ".venv/bin/python readme.py && echo it ran"),
     Step("Those in docs/quickstart.md.", ".venv/bin/python quickstart.py"),
+    Step("The engine of docs/build-an-engine.md.", ".venv/bin/python engine.py"),
     Step(
         "Photographs to another process. Other programs ran meanwhile: times to quote are in README.md.",
         ".venv/bin/shmtransport demo --images 1,10",

@@ -32,6 +32,11 @@ CONFIG: Final = {
 """Of a model that is never loaded: SGLang's settings ask for one."""
 
 
+def write_config(folder: Path) -> None:
+    """Makes ``folder`` what SGLang takes for a model's."""
+    (folder / "config.json").write_text(json.dumps(CONFIG))
+
+
 @dataclass
 class World:
     """A tokenizer named ``tokenizer`` in its process, and each rank named ``rank`` in its own."""
@@ -106,7 +111,7 @@ def world(
 ) -> Iterator[World]:
     """``ranks`` of each of ``replicas``, with a controller if there are several; ``others`` are statements that
     processes of these names run first."""
-    (folder / "config.json").write_text(json.dumps(CONFIG))
+    write_config(folder)
     addresses = [f"ipc://@shmtransport-sglang-{secrets.token_hex(8)}" for _ in range(replicas + 1)]
     parallel = {"tp_size": ranks, "dp_size": replicas}
     arguments = {"folder": str(folder), "addresses": addresses, "parallel": parallel}
