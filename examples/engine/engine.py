@@ -22,7 +22,7 @@ class Request(msgspec.Struct):
 
 def model(request: Request) -> int:
     """Stands for one: reads every byte. Sums wrap around, so that no order of adding changes the result."""
-    return sum(int(image.view(-1).view(torch.int64).sum()) for image in request.images)
+    return int(torch.stack([image.view(-1).view(torch.int64).sum() for image in request.images]).sum())
 
 
 def work(address: str) -> None:
@@ -64,6 +64,7 @@ class Worker:
     def close(self) -> None:
         """Ends the process. What it held comes back to the ring by itself."""
         self.process.kill()
+        self.process.join()
         self._channel.close()
         self._socket.close(linger=0)
 

@@ -23,7 +23,8 @@ class Numbers(Dataset):
         return (torch.full((1 << 16,), float(index)),)
 
 if __name__ == "__main__":
-    batches = iter(DataLoader(Numbers(), 4, num_workers=1, collate_fn=RingCollate("16MiB"), multiprocessing_context="spawn"))
+    collate = RingCollate("16MiB")
+    batches = iter(DataLoader(Numbers(), 4, num_workers=1, collate_fn=collate, multiprocessing_context="spawn"))
     for _ in range(3):
         kept = next(batches)[0]
     (reader,) = ring_collate._readers.values()

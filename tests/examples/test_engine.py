@@ -34,6 +34,12 @@ def run(talk: Callable[[Engine, Ring], Awaitable[None]], *, workers: int) -> Non
         wait_until(lambda: ring.reap() == 0 and ring.statistics().blocks == 0)
 
 
+async def until_shared(ring: Ring, before: int) -> None:
+    """Handles are on their way; by now the worker has joined."""
+    while ring.statistics().writer.shared == before:  # noqa: ASYNC110  # no event: a thread of the channel shares
+        await asyncio.sleep(0.001)
+
+
 async def free_worker(engine: Engine) -> Worker:
     worker = await engine._free.get()
     engine._free.put_nowait(worker)
@@ -48,9 +54,9 @@ def test_a_killed_worker_fails_its_request_and_is_replaced() -> None:
         worker = await free_worker(engine)
         assert worker.process.pid is not None
         os.kill(worker.process.pid, signal.SIGSTOP)  # so that it cannot answer before it is killed
+        before = ring.statistics().writer.shared
         asked = asyncio.create_task(engine.ask(request()))
-        while ring.statistics().writer.shared < 1:
-            await asyncio.sleep(0.001)
+        await until_shared(ring, before)
         os.kill(worker.process.pid, signal.SIGKILL)
         with pytest.raises(PeerDeadError, match="exit code -9"):
             await asked
@@ -69,9 +75,9 @@ def test_the_answer_to_who_has_hung_up_is_not_taken_for_another_one() -> None:
         warm = request()
         assert await engine.ask(warm) == model(warm)
         os.kill(worker.process.pid, signal.SIGSTOP)
+        before = ring.statistics().writer.shared
         asked = asyncio.create_task(engine.ask(request()))
-        while ring.statistics().writer.shared < 2:
-            await asyncio.sleep(0.001)
+        await until_shared(ring, before)
         asked.cancel()
         os.kill(worker.process.pid, signal.SIGCONT)
         last = request()

@@ -1,4 +1,4 @@
-"""What the queue's README says beyond its figures: several producers, fork, an early exit, arrays that are read-only."""
+"""What the queue's README says beyond its figures: several producers, fork, an early exit, read-only arrays."""
 
 import contextlib
 import multiprocessing
@@ -22,6 +22,7 @@ def queue() -> Iterator[TensorQueue]:
 
 def produce(queue: TensorQueue, producer: int) -> None:
     """Puts, and exits without waiting for anybody."""
+    torch.set_num_threads(1)  # a fork inherits no OpenMP threads, only the belief in them
     for number in range(COUNT):
         queue.put((producer, number, torch.full((NBYTES,), number, dtype=torch.uint8)))
 
@@ -32,7 +33,7 @@ def test_what_several_producers_put_arrives_from_each_in_order_though_they_exit_
     queue: TensorQueue, start: str
 ) -> None:
     context = multiprocessing.get_context(start)
-    producers = [context.Process(target=produce, args=(queue, index)) for index in range(2)]  # type: ignore[attr-defined]
+    producers = [context.Process(target=produce, args=(queue, index), daemon=True) for index in range(2)]  # type: ignore[attr-defined]
     for producer in producers:
         producer.start()
     seen: dict[int, list[int]] = {0: [], 1: []}
@@ -50,7 +51,7 @@ def test_what_several_producers_put_arrives_from_each_in_order_though_they_exit_
 
 @pytest.mark.timeout(120)
 def test_an_array_that_one_gets_is_read_only(queue: TensorQueue) -> None:
-    producer = multiprocessing.get_context("spawn").Process(target=put_arrays, args=(queue,))
+    producer = multiprocessing.get_context("spawn").Process(target=put_arrays, args=(queue,), daemon=True)
     producer.start()
     first, second = (queue.get(timeout=60) for _ in range(2))
     assert first.sum() == 0
