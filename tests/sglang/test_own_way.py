@@ -30,7 +30,7 @@ def test_it_says_once_why_tensors_go_sglangs_own_way(parallel: dict[str, int], w
         tokenizer.answer(START_S)
         for rid in ("a", "b"):
             tokenizer.run(f"request = tokenizer.request({rid!r}, [pixels(1)]); tokenizer.send(request)")
-            tokenizer.run("pointer = request.mm_inputs.mm_items[0].feature")
+            tokenizer.run("import pickle; pointer = pickle.loads(pickle.dumps(request.mm_inputs.mm_items[0].feature))")
             assert tokenizer.ask("(type(pointer).__name__, pointer.handle)") == ("ShmPointerMMData", None)
             assert tokenizer.ask("digest(pointer.materialize())") == digest(pixels(1))
             tokenizer.run("pointer.close_and_unlink(); del pointer, request")
