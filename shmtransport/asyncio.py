@@ -180,7 +180,7 @@ class Channel:
                 return True
             if not wait and self._kept is None and not await self._socket.poll(0):
                 return False
-            while wait and self._exchange.outbox and not self._routes:  # it waits for room, or the peer to connect
+            while self._waits_for_room(wait):
                 either = zmq.POLLIN | zmq.POLLOUT
                 ready: Any = await self._socket.poll(None, either)  # type: ignore[call-arg]  # a wrong stub
                 if ready & zmq.POLLIN:
@@ -192,6 +192,10 @@ class Channel:
         await self._flush()
         return True
 
+    def _waits_for_room(self, wait: bool) -> bool:
+        """Whether something is to be said that the socket cannot take yet: it is full, or nobody has connected."""
+        return wait and self._kept is None and bool(self._exchange.outbox) and not self._routes
+
     async def _receive(self) -> list[zmq.Frame]:
         """The next message. One that arrives together with the end of the wait for it is there for the next call."""
         if self._kept is not None:
@@ -201,7 +205,7 @@ class Channel:
         try:
             return await receiving
         except asyncio.CancelledError:
-            if receiving.done() and not receiving.cancelled():
+            if receiving.done() and not receiving.cancelled() and receiving.exception() is None:
                 self._kept = receiving.result()
             raise
 

@@ -9,8 +9,7 @@ from typing import Final, Literal, get_args
 from shmtransport.errors import ConfigError
 
 OnFull = Literal["inline", "block", "raise"]
-"""What a ring without room does: `Ring.create` says what each means. A plain value: any thread, after a
-fork too."""
+"""What a ring without room does: `Ring.create` says what each means. Plain text: any thread, after a fork too."""
 BackingName = Literal["posix", "memfd"]
 BackingChoice = Literal["auto", "posix", "memfd"]
 BACKINGS: Final[tuple[BackingName, ...]] = get_args(BackingName)

@@ -29,6 +29,7 @@ LOCK_TYPES = re.compile(r"(threading|asyncio)\.(R?Lock|Condition|Semaphore|Bound
 
 _UNDER_DEADLINE = "under the asyncio.timeout of send, recv or join, which are its only callers"
 _DONE = "called back when it is done"
+_ASKED = "asked only when it is done"
 _OF_THE_RING = "for a put, which has the deadline of its ring, or a join"
 _DEMO = "its sockets have SNDTIMEO and RCVTIMEO (demo/sockets.py)"
 ARGUED = {
@@ -37,7 +38,8 @@ ARGUED = {
     "asyncio.py Channel._hear asyncio.get_running_loop().run_in_executor": _UNDER_DEADLINE,
     "asyncio.py Channel._hear_one self._socket.poll": _UNDER_DEADLINE,
     "asyncio.py Channel._hear asyncio.shield": _UNDER_DEADLINE,
-    "asyncio.py Channel._receive receiving.result": "asked only when it is done",
+    "asyncio.py Channel._receive receiving.exception": _ASKED,
+    "asyncio.py Channel._receive receiving.result": _ASKED,
     "asyncio.py Channel._receive self._socket.recv_multipart": _UNDER_DEADLINE,
     "asyncio.py Channel._send_frames self._socket.send_multipart": _UNDER_DEADLINE,
     "asyncio.py Channel.__aexit__ asyncio.to_thread": _OF_THE_RING,
