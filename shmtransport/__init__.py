@@ -10,7 +10,7 @@ General layout (imports only go down; tests/meta/test_layers.py holds it):
         cli, doctor, metrics, demo                     and operate it by
     L4  ring, reader, endpoint                         the two ends of a ring, and what they share
         device_pool                                    memory of a GPU under a ring's leases
-        channel, asyncio, exchange, traffic            objects over a socket, and the conversation behind them
+        channel, asyncio, exchange, peers, traffic     objects over a socket, and the conversation behind them
         statistics, observing                          who holds what, from inside and from outside
     L3  tensors, device_tensors, rejoining, dtypes     payloads: torch and numpy
         handles, codec, messages                       wire formats

@@ -5,14 +5,15 @@ loop. Opening handles is done on the loop: it copies nothing.
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, Self
 
 import zmq
 import zmq.asyncio
 
-from shmtransport.channel import ONLY_PEER, addressed, prepare
+from shmtransport.channel import ONLY_PEER, ROUTER_SLICE_S, addressed, prepare
 from shmtransport.errors import PeerDeadError, WaitTimeoutError
 from shmtransport.exchange import Exchange
 from shmtransport.ring import Ring
@@ -80,7 +81,7 @@ class Channel:
         try:
             async with asyncio.timeout(timeout_s):
                 while not self._exchange.inbox:
-                    await self._hear_one(wait=True)
+                    await self._hear_one(until=lambda: bool(self._exchange.inbox))
         except TimeoutError:
             raise WaitTimeoutError("waited for a message until the deadline") from None
         try:
@@ -92,15 +93,21 @@ class Channel:
         """See `shmtransport.Channel.join`."""
         self._exchange.check()
         peers = addressed(self._routes, to)
-        for peer in peers:
-            self._exchange.meet(peer)
+
+        def all_have_answered() -> bool:
+            return all(self._exchange.gets_handles(peer) is not None for peer in peers)
+
         try:
             async with asyncio.timeout(timeout_s):
-                while None in (answers := [self._exchange.settled(peer) for peer in peers]):
-                    await self._hear_one(wait=True)
+                while not all_have_answered():
+                    for peer in peers:
+                        self._exchange.meet(peer)
+                    with suppress(TimeoutError):  # nothing tells a ROUTER that a peer has connected
+                        async with asyncio.timeout(ROUTER_SLICE_S if self._routes else None):
+                            await self._hear_one(until=all_have_answered)
         except TimeoutError:
             raise WaitTimeoutError("waited for the peer to join the ring until the deadline") from None
-        return all(answers)
+        return all(map(self._exchange.gets_handles, peers))
 
     def statistics(self) -> ChannelStatistics:
         """See `shmtransport.Channel.statistics`."""
@@ -140,6 +147,7 @@ class Channel:
             await self._socket.send_multipart([peer, *frames] if self._routes else frames, option)
         except zmq.ZMQError as error:
             if error.errno == zmq.EHOSTUNREACH:
+                self._exchange.peers.lost(peer)
                 raise PeerDeadError(f"no peer with routing id {peer!r} is connected") from error
             raise
         finally:
@@ -158,29 +166,30 @@ class Channel:
             except zmq.Again:
                 return
             except PeerDeadError:
-                pass  # it will not ask again
+                pass  # who comes next is introduced anew
             outbox.pop(0)
 
     async def _pump(self) -> None:
         if not self._routes:
             self._exchange.meet(ONLY_PEER)
         await self._flush()
-        while await self._hear_one(wait=False):
+        while self._exchange.has_room and await self._hear_one():
             continue
 
-    async def _hear_one(self, *, wait: bool) -> bool:
-        """Takes one message from the socket; False if there was none, or another task is receiving."""
+    async def _hear_one(self, *, until: Callable[[], bool] | None = None) -> bool:
+        """Takes one message from the socket; False if there was none, or another task is receiving. Waits for one where
+        it is told ``until`` when: not once another task has brought it about."""
         if not self._routes:
             self._exchange.meet(ONLY_PEER)
         await self._flush()
-        if self._receiving.locked() and not wait:
+        if self._receiving.locked() and until is None:
             return False
         async with self._receiving:
-            if self._exchange.inbox and wait:
+            if until is not None and until():
                 return True
-            if not wait and self._kept is None and not await self._socket.poll(0):
+            if until is None and self._kept is None and not await self._socket.poll(0):
                 return False
-            while self._waits_for_room(wait):
+            while until is not None and self._has_to_say():
                 either = zmq.POLLIN | zmq.POLLOUT
                 ready: Any = await self._socket.poll(None, either)  # type: ignore[call-arg]  # a wrong stub
                 if ready & zmq.POLLIN:
@@ -192,9 +201,9 @@ class Channel:
         await self._flush()
         return True
 
-    def _waits_for_room(self, wait: bool) -> bool:
+    def _has_to_say(self) -> bool:
         """Whether something is to be said that the socket cannot take yet: it is full, or nobody has connected."""
-        return wait and self._kept is None and bool(self._exchange.outbox) and not self._routes
+        return self._kept is None and bool(self._exchange.outbox) and not self._routes
 
     async def _receive(self) -> list[zmq.Frame]:
         """The next message. One that arrives together with the end of the wait for it is there for the next call."""

@@ -13,23 +13,21 @@ from shmtransport.traffic import ChannelStatistics, Frames, Message
 
 _KINDS: Final = {zmq.PAIR: "PAIR", zmq.DEALER: "DEALER", zmq.ROUTER: "ROUTER"}
 
-# Data messages kept while a side only sends; more stay in the socket's own queue.
-_INBOX_LIMIT: Final = 1000
-
 # Plain numbers: these are asked for with every message.
 _NOBLOCK: Final = int(zmq.NOBLOCK)
 _EVENTS: Final = int(zmq.EVENTS)
 _POLLIN: Final = int(zmq.POLLIN)
 
-# How often a ROUTER whose peer is full is asked again.
-_ROUTER_SLICE_S: Final = 0.002
+# How often a ROUTER is asked again whose peer is full, or has not connected yet.
+ROUTER_SLICE_S: Final = 0.002
 
 ONLY_PEER: Final = b""
 """What the one peer of a PAIR or DEALER socket is called."""
 
 
 def prepare(socket: zmq.Socket[Any]) -> bool:
-    """Checks the socket's type; True for a ROUTER, which is told to report peers that are gone."""
+    """Checks the socket's type; True for a ROUTER, which is told to report peers that are gone and to let a new process
+    take over a routing id: else it ignores one that comes before it has noticed the end of the old one."""
     kind = zmq.SocketType(int(socket.getsockopt(zmq.TYPE)))
     if kind not in _KINDS:
         raise ConfigError(
@@ -39,6 +37,7 @@ def prepare(socket: zmq.Socket[Any]) -> bool:
         )
     if kind == zmq.ROUTER:
         socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
     return kind == zmq.ROUTER
 
 
@@ -62,7 +61,8 @@ class Channel:
     joined, is not copied again. Dicts, lists, tuples, dataclasses and msgspec.Structs nest to any depth;
     received without a ``type`` they are dicts and lists.
 
-    Sockets: PAIR, DEALER (with one peer), ROUTER (``to`` names the peers by routing id); `ConfigError` for any other.
+    Sockets: PAIR, DEALER (with one peer), ROUTER (``to`` names the peers by routing id); `ConfigError` for any other. A
+    ROUTER gets the options ROUTER_MANDATORY and ROUTER_HANDOVER: who is gone is an error, who comes back is served.
     ``name`` is a label for people in the rings that it joins, 31 bytes. The join handshake runs inside `send` and
     `recv`; `join` waits for it. A channel without a ring still receives handles and forwards them. Not thread-safe,
     like its socket; make a new one in a forked child, where this one raises `ForkedError`.
@@ -148,15 +148,20 @@ class Channel:
         """
         self._exchange.check()
         peers = addressed(self._routes, to)
-        for peer in peers:
-            self._exchange.meet(peer)
         deadline = time.monotonic() + timeout_s
-        while True:
-            self._pump()
-            answers = [self._exchange.settled(peer) for peer in peers]
-            if None not in answers:
-                return all(answers)
-            self._wait(zmq.POLLIN, deadline, "the peer to join the ring")
+        while None in (answers := [self._exchange.gets_handles(peer) for peer in peers]):
+            for peer in peers:
+                self._exchange.meet(peer)
+            self._begin()
+            try:
+                self._hear_one()  # whatever it is: the answer may be behind any number of objects
+            except zmq.Again:
+                self._wait(_POLLIN, deadline, "the peer to join the ring", self._routes)
+            else:
+                _check(deadline, "the peer to join the ring")
+        if self._exchange.outbox:
+            self._flush()
+        return all(answers)
 
     def statistics(self) -> ChannelStatistics:
         """Messages, bytes on the wire, tensors by handle and inline by reason."""
@@ -196,6 +201,7 @@ class Channel:
             return False
         except zmq.ZMQError as error:
             if error.errno == zmq.EHOSTUNREACH:
+                self._exchange.peers.lost(peer)
                 raise PeerDeadError(f"no peer with routing id {peer!r} is connected") from error
             raise
         return True
@@ -209,14 +215,14 @@ class Channel:
                 if not self._try_send(peer, frames):
                     return
             except PeerDeadError:
-                pass  # it will not ask again
+                pass  # who comes next is introduced anew
             outbox.pop(0)
 
     def _pump(self) -> None:
         """Takes what the socket has: deals with the handshake, keeps the data."""
         self._begin()
         exchange, socket = self._exchange, self._socket
-        while len(exchange.inbox) < _INBOX_LIMIT and int(socket.getsockopt(_EVENTS)) & _POLLIN:
+        while exchange.has_room and int(socket.getsockopt(_EVENTS)) & _POLLIN:
             self._hear_one()
         if exchange.outbox:
             self._flush()
@@ -238,18 +244,25 @@ class Channel:
         """A ROUTER says that it can send while any of its peers can take something, so it is asked again."""
         if not self._routes:
             self._wait(zmq.POLLOUT, deadline, "room in the socket")
-        elif time.monotonic() >= deadline:
-            raise WaitTimeoutError("waited for room in the socket until the deadline")
         else:
-            time.sleep(_ROUTER_SLICE_S)
+            _check(deadline, "room in the socket")
+            time.sleep(ROUTER_SLICE_S)
 
-    def _wait(self, event: int, deadline: float | None, what: str) -> None:
+    def _wait(self, event: int, deadline: float | None, what: str, briefly: bool = False) -> None:
+        """Until the event or the deadline; ``briefly``: or a moment, since nothing tells that a peer has connected."""
         if self._exchange.outbox and not self._routes:
             event |= zmq.POLLOUT  # an introduction waits for the peer to connect
         left_ms = None if deadline is None else max(0, round((deadline - time.monotonic()) * 1000))
+        if briefly and left_ms:
+            left_ms = min(left_ms, round(ROUTER_SLICE_S * 1000))
         ready = self._incoming.poll(left_ms) if event == _POLLIN else self._socket.poll(left_ms, event)
-        if not ready and deadline is not None and time.monotonic() >= deadline:
-            raise WaitTimeoutError(f"waited for {what} until the deadline")
+        if not ready and deadline is not None:
+            _check(deadline, what)
+
+
+def _check(deadline: float, what: str) -> None:
+    if time.monotonic() >= deadline:
+        raise WaitTimeoutError(f"waited for {what} until the deadline")
 
 
 def receive(socket: zmq.Socket[bytes]) -> list[memoryview]:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Final, Self, TypeAlias, overload
 
 import msgspec
@@ -15,6 +16,7 @@ from shmtransport.errors import (
     ForkedError,
     HandleError,
     SegmentError,
+    ShmTransportError,
     UnsupportedTypeError,
     WaitTimeoutError,
 )
@@ -207,12 +209,13 @@ class Endpoint:
         from shmtransport import cuda
 
         cuda.prepare(place)
-        waiting = [_as_torch(each) for each in sent]
+        waiting = list(sent)
         try:
-            return cuda.move([torch.as_tensor(self.open(each)) for each in waiting], place, stream)
+            return cuda.move([torch.as_tensor(self.open(_as_torch(each))) for each in waiting], place, stream)
         except BaseException:
             for each in waiting:
-                self.refuse(each)
+                with suppress(ShmTransportError):  # it may be the one that cannot be read
+                    self.refuse(_as_torch(each))
             raise
 
     def revoke(self, sent: Sendable, readers: "str | Endpoint | Iterable[str | Endpoint] | None" = None) -> bool:
@@ -336,6 +339,14 @@ def register(attachment: Attachment) -> None:
         from shmtransport import cuda
 
         cuda.register(attachment)
+
+
+def revoke_all(sent: "Iterable[tuple[Endpoint, Handle, list[str] | None]]") -> None:
+    """`Endpoint.revoke` of each, for some readers or all, after something else has failed: an end that was closed
+    meanwhile is passed over."""
+    for endpoint, handle, readers in sent:
+        with suppress(ShmTransportError):
+            endpoint.revoke(handle, readers)
 
 
 def peer_ids(readers: str | Endpoint | Iterable[str | Endpoint]) -> bytes:

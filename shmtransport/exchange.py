@@ -34,6 +34,7 @@ from shmtransport.messages import (
     envelope,
     opened,
 )
+from shmtransport.peers import Peers
 from shmtransport.reader import Reader
 from shmtransport.ring import Ring
 from shmtransport.tensors import Tensor
@@ -45,18 +46,8 @@ _Audience: TypeAlias = tuple[dict[bytes, str], bytes]
 
 _NO_MESSAGE: Final = Message([])
 
-
-class _Peer:
-    """What one other channel has told about itself."""
-
-    __slots__ = ("introduced", "joined", "refused", "unanswered")
-
-    def __init__(self) -> None:
-        self.joined: dict[str, str] = {}
-        self.refused: set[str] = set()
-        self.introduced: set[str] = set()
-        self.unanswered: set[str] = set()
-        """Of those introduced."""
+_INBOX_LIMIT: Final = 1000
+"""Objects."""
 
 
 class Exchange:
@@ -71,7 +62,7 @@ class Exchange:
         """Answers and introductions that wait to be sent, in order."""
         self.inbox: deque[tuple[bytes, list[memoryview] | ShmTransportError]] = deque()
         """Objects, or what was wrong with them, that wait to be taken."""
-        self._peers: dict[bytes, _Peer] = {}
+        self.peers = Peers(self.host, self.outbox)
         self._readers: dict[bytes, Endpoint] = {}
         """By ring id, as a handle has it."""
         self._closed = False
@@ -118,39 +109,29 @@ class Exchange:
 
     # -- peers ----------------------------------------------------------------------------------------------
 
+    @property
+    def has_room(self) -> bool:
+        """Whether a side that only sends is to hear more; what it leaves stays in the socket's own queue."""
+        return len(self.inbox) < _INBOX_LIMIT
+
     def meet(self, peer: bytes) -> None:
         """Introduces our ring to ``peer``, once."""
-        ring = self.ring
-        if ring is not None and ring.id not in self._peer(peer).introduced:
-            self._introduce(peer, ring.id)
+        if self.ring is not None:
+            self.peers.introduce(peer, self.ring.id)
 
-    def settled(self, peer: bytes) -> bool | None:
+    def gets_handles(self, peer: bytes) -> bool | None:
         """Whether ``peer`` gets handles of our ring; None while it has not answered."""
-        state = self._peers.get(peer)
-        if self.ring is None or state is None:
-            return None if self.ring else False
+        if self.ring is None:
+            return False
+        state = self.peers.of(peer)
         if self.ring.id in state.joined:
             return True
         return False if self.ring.id in state.refused else None
 
     def has_answered(self, peer: bytes) -> bool:
         """Whether ``peer`` has said of our ring, and of every other one it was introduced to, if it joined."""
-        state = self._peers.get(peer)
-        return state is not None and not state.unanswered and self.ring is not None and self.ring.id in state.introduced
-
-    def _peer(self, peer: bytes) -> _Peer:
-        """What is known of it; nothing yet, at first."""
-        found = self._peers.get(peer)
-        if found is None:
-            found = self._peers.setdefault(peer, _Peer())
-        return found
-
-    def _introduce(self, peer: bytes, ring_id: str) -> None:
-        state = self._peer(peer)
-        if ring_id not in state.introduced:
-            state.introduced.add(ring_id)
-            state.unanswered.add(ring_id)
-            self.outbox.append((peer, envelope(RING, msgspec.msgpack.encode(Introduction(ring_id, self.host)))))
+        state = self.peers.of(peer)
+        return not state.unanswered and self.ring is not None and self.ring.id in state.introduced
 
     # -- sending --------------------------------------------------------------------------------------------
 
@@ -177,8 +158,8 @@ class Exchange:
         of one process, which has a single bit in a ticket."""
         groups: list[tuple[bool | None, set[tuple[str, str]], list[bytes]]] = []
         for peer in peers:
-            joined = self.settled(peer)
-            places = set(self._peer(peer).joined.items())
+            joined = self.gets_handles(peer)
+            places = set(self.peers.of(peer).joined.items())
             for alike, taken, members in groups:
                 if alike == joined and not taken & places:
                     taken |= places
@@ -245,7 +226,7 @@ class Exchange:
         ids: dict[bytes, str] = {}
         readers = b""
         for peer in peers:
-            peer_id = self._peer(peer).joined.get(ring_id)
+            peer_id = self.peers.of(peer).joined.get(ring_id)
             if peer_id is None:
                 return None
             ids[peer] = peer_id
@@ -255,9 +236,9 @@ class Exchange:
     def _why_not(self, ring_id: str, peers: list[bytes]) -> InlineReason:
         """Why they have no handles of that ring. The first that has not joined it is introduced to it."""
         for peer in peers:
-            state = self._peer(peer)
+            state = self.peers.of(peer)
             if ring_id not in state.joined:
-                self._introduce(peer, ring_id)
+                self.peers.introduce(peer, ring_id)
                 return InlineReason.ELSEWHERE if ring_id in state.refused else InlineReason.NOT_JOINED
         return InlineReason.NOT_JOINED
 
@@ -279,11 +260,8 @@ class Exchange:
         """A peer that had joined may be another process by now."""
         alive = {process.peer_id for process in endpoint.statistics().processes if process.alive}
         for peer in peers:
-            state = self._peers[peer]
-            if state.joined.get(endpoint.id) not in alive:
-                state.joined.pop(endpoint.id, None)
-                state.introduced.discard(endpoint.id)
-                self._introduce(peer, endpoint.id)
+            if self.peers.of(peer).joined.get(endpoint.id) not in alive:
+                self.peers.introduce_anew(peer, endpoint.id)
 
     def _inline_because(self, reason: InlineReason, tensor: Tensor, description: tensors.Description) -> Inline:
         if self.ring is not None and not self.ring.closed:
@@ -334,25 +312,9 @@ class Exchange:
             if kind == RING:
                 self._join(peer, msgspec.msgpack.decode(body, type=Introduction))
             else:
-                self._note(peer, kind, msgspec.msgpack.decode(body, type=Answer))
+                self.peers.note(peer, kind, msgspec.msgpack.decode(body, type=Answer))
         except codec.UNREADABLE as error:
             raise HandleError(f"a channel message of kind {kind} that cannot be read: {error}") from error
-
-    def _note(self, peer: bytes, kind: int, answer: Answer) -> None:
-        """What a peer answers to an introduction."""
-        state = self._peer(peer)
-        if answer.ring_id not in state.introduced:
-            return  # to somebody who had this address before; or nobody ever asked
-        if kind == JOINED and answer.peer_id is not None:
-            state.joined[answer.ring_id] = answer.peer_id
-            state.unanswered.discard(answer.ring_id)
-        elif kind == REFUSED:
-            state.refused.add(answer.ring_id)
-            state.unanswered.discard(answer.ring_id)
-        elif kind == AGAIN:
-            state.joined.pop(answer.ring_id, None)
-            state.introduced.discard(answer.ring_id)
-            self._introduce(peer, answer.ring_id)
 
     def is_introduction(self, frames: list[memoryview]) -> bool:
         """Whether `hear` would join a ring for this message, which takes milliseconds."""

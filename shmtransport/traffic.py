@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from shmtransport.endpoint import Endpoint
+from shmtransport.endpoint import Endpoint, revoke_all
 from shmtransport.handles import Handle
 
 Frames = list[bytes | memoryview]
@@ -47,8 +47,7 @@ class Message:
     def revoke(self, unsent: Iterable[bytes]) -> None:
         """It was not sent to these peers: they will not open its handles."""
         peers = list(unsent)
-        for endpoint, wire, ids in self.handles:
-            endpoint.revoke(Handle.from_bytes(wire), [ids[peer] for peer in peers])
+        revoke_all((end, Handle.from_bytes(wire), [ids[peer] for peer in peers]) for end, wire, ids in self.handles)
 
 
 def nbytes_of(frames: Iterable[bytes | memoryview]) -> int:

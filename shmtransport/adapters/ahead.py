@@ -16,8 +16,8 @@ _END_TIMEOUT_S: Final = 10.0  # a growth takes less than one
 class GrowsAhead:
     """A thread that keeps room for one more segment free in a ring, up to its capacity.
 
-    It begins with a second segment, while vLLM still loads its model: else the first request would have it made, and
-    the engine and its workers map and register it during the next ones. Asked by `look` after each write; it ends when
+    It begins with a second segment, mostly before anybody waits: else the first request would have it made, and those
+    who read map and register it during the next ones. Asked by `look` after each write; it ends when
     the ring is closed, and with the process. A write that comes while it works waits for it, as it would wait for its
     own growth.
     """

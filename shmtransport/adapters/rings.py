@@ -8,8 +8,9 @@ import torch
 from shmtransport import dtypes, handles
 from shmtransport.adapters.ahead import MapsAhead
 from shmtransport.adapters.settings import BLOCK_TIMEOUT_S, RingSize, Settings
-from shmtransport.errors import HandleError, ShmTransportError
+from shmtransport.errors import HandleError, OutOfSharedMemoryError, ShmTransportError, WaitTimeoutError
 from shmtransport.handles import Handle
+from shmtransport.layout import InlineReason
 from shmtransport.reader import Reader
 from shmtransport.ring import Ring
 
@@ -19,6 +20,8 @@ KEY: Final = "shmt"
 PEER: Final = "peer_id"
 ERROR: Final = "error"
 """The keys of an answer to a call to join."""
+
+_NO_TENSOR: Final = "expected a handle of a torch.Tensor, got one of a numpy array"
 
 
 def create(size: RingSize, settings: Settings, name: str) -> Ring:
@@ -31,6 +34,15 @@ def create(size: RingSize, settings: Settings, name: str) -> Ring:
         timeout_s=BLOCK_TIMEOUT_S,
         name=name,
     )
+
+
+def put(tensor: torch.Tensor, ring: Ring) -> torch.Tensor:
+    """`Ring.put`; without room ``tensor`` itself, counted, also after a ring that blocks has waited."""
+    try:
+        return ring.put(tensor)
+    except (WaitTimeoutError, OutOfSharedMemoryError):
+        ring.count_inline(InlineReason.FULL)
+        return tensor
 
 
 class JoinedRings:
@@ -77,7 +89,14 @@ class JoinedRings:
         """The tensor behind ``handle``, with a lease of its own. Raises what `Reader.open` raises."""
         tensor = self.reader(handle.ring_id).open(handle)
         if not isinstance(tensor, torch.Tensor):
-            raise HandleError("expected a handle of a torch.Tensor, got one of a numpy array")
+            raise HandleError(_NO_TENSOR)
+        return tensor
+
+    def open_wire(self, wire: bytes) -> torch.Tensor:
+        """`open` for the bytes of a handle; for a plain one with less to do."""
+        tensor = self.reader(wire[handles.RING_ID]).open_wire(wire)
+        if not isinstance(tensor, torch.Tensor):
+            raise HandleError(_NO_TENSOR)
         return tensor
 
     def provide(self, dtype: str, shape: tuple[int, ...], meta: dict[str, Any]) -> torch.Tensor:

@@ -28,10 +28,9 @@ from shmtransport.segment.backing import Backing, Serve
 
 VARIABLE: Final = "SHMTRANSPORT_SOCKET_DIRECTORY"
 DEADLINE_S: Final = 5.0
-"""For who joins."""
+"""For a writer to hand over a descriptor to who joins; a stopped one does not."""
 LOOK_DEADLINE_S: Final = 1.0
-"""For who only looks, at other rings as well."""
-"""For a writer to hand over a descriptor; a stopped one does not."""
+"""To who only looks, at other rings as well."""
 
 _BACKLOG: Final = 128
 _MFD_NOEXEC_SEAL: Final = 8  # linux/memfd.h; Linux 6.3, and demanded where vm.memfd_noexec is 2

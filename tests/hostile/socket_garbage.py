@@ -73,7 +73,7 @@ class Victim:
         inline = Exchange(None, 1, "stranger").encode(SAMPLE, [PEER])[0].frames
         for frames in (*answers, inline):
             assert self.hears(frames)
-        assert self.exchange.settled(PEER)
+        assert self.exchange.gets_handles(PEER)
         by_handle = self.exchange.encode([SAMPLE["pixels"], SAMPLE["mask"]], [PEER])[0]
         self.genuine = [[bytes(frame) for frame in frames] for frames in (*answers, inline, by_handle.frames)]
         by_handle.revoke([PEER])
@@ -95,8 +95,8 @@ class Victim:
                 self.exchange.take(Any)
 
     def _sizes(self) -> int:
-        state = self.exchange._peers[PEER]
-        kept = len(self.exchange._peers) + len(self.exchange._readers)
+        state = self.exchange.peers.of(PEER)
+        kept = len(self.exchange.peers) + len(self.exchange._readers)
         return kept + len(state.joined) + len(state.refused) + len(state.introduced)
 
     def check(self) -> None:
@@ -105,7 +105,7 @@ class Victim:
         self.ring.attachment.core.settle()
         assert not self.ring.attachment.core.blocks(), "no lease is left"
         assert self.hears(self.genuine[0])
-        assert self.exchange.settled(PEER) is True
+        assert self.exchange.gets_handles(PEER) is True
         assert self.hears(self.genuine[4])
 
 

@@ -26,7 +26,7 @@ LAYERS = (
     {"attachment", "copying", "cuda", "device_memory"},
     {"dtypes", "tensors", "device_tensors", "rejoining", "handles", "codec", "messages"},
     {"endpoint", "ring", "reader", "device_pool", "statistics", "observing"}
-    | {"exchange", "traffic", "channel", "asyncio"},
+    | {"exchange", "peers", "traffic", "channel", "asyncio"},
     {"__init__", "__main__", "cli", "demo", "demo_vllm", "doctor", "metrics", "testing", "adapters"},
 )
 LAYER_OF = {module: layer for layer, modules in enumerate(LAYERS) for module in modules}

@@ -92,7 +92,7 @@ def introduce(channel: Channel, child: Child) -> None:
         child.run("channel._pump()")
         channel._pump()
         here = channel._exchange
-        there = child.ask("not ring or channel._exchange.settled(b'')")
-        return bool(there) and (here.ring is None or here.settled(b"") is True)
+        there = child.ask("not ring or channel._exchange.gets_handles(b'')")
+        return bool(there) and (here.ring is None or here.gets_handles(b"") is True)
 
     wait_until(both_joined)

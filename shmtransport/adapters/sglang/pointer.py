@@ -12,7 +12,7 @@ import torch
 
 from shmtransport import handles
 from shmtransport.adapters.sglang.receiving import Rank
-from shmtransport.errors import HandleError
+from shmtransport.errors import ShmTransportError
 from shmtransport.handles import Handle
 
 POINTER: Final = "sglang.srt.managers.mm_utils.ShmPointerMMData"
@@ -31,22 +31,20 @@ def pointer_class(original: Any, rank: Rank) -> type:
     """
 
     class Pointer(original):  # type: ignore[misc]
-        handle: Handle | None = None
-        """None: it points to a segment of SGLang's own."""
+        handle: bytes | None = None
+        """As it travels. None: it points to a segment of SGLang's own."""
         announced: str | None = None
         """The id of a ring that ranks are asked to join; it rides with a segment, until they have."""
         _tensor: torch.Tensor | None = None
 
         @classmethod
-        def by_handle(cls, handle: Handle, tensor: torch.Tensor, precomputed_hash: int | None) -> Any:
+        def by_handle(cls, handle: bytes, tensor: torch.Tensor, precomputed_hash: int | None) -> Any:
             """For what ``handle`` was shared for, ``tensor``."""
             made = cls.__new__(cls)
             made._point_to(handle, tensor.shape, tensor.dtype, precomputed_hash)
             return made
 
-        def _point_to(
-            self, handle: Handle | None, shape: Any, dtype: torch.dtype, precomputed_hash: int | None
-        ) -> None:
+        def _point_to(self, handle: bytes | None, shape: Any, dtype: torch.dtype, precomputed_hash: int | None) -> None:
             self.handle = handle
             self.shm_name = NO_SEGMENT
             self.shape = shape
@@ -58,7 +56,7 @@ def pointer_class(original: Any, rank: Rank) -> type:
         def __getstate__(self) -> dict[str, Any]:
             state: dict[str, Any] = super().__getstate__()
             if self.handle is not None:
-                state[HANDLE] = bytes(self.handle)
+                state[HANDLE] = self.handle
             elif self.announced is not None:
                 state[RING], state[VERSION] = self.announced, handles.VERSION
             return state
@@ -71,12 +69,12 @@ def pointer_class(original: Any, rank: Rank) -> type:
                 if state.get(VERSION) == handles.VERSION:
                     self.announced = state.get(RING)
                 return
-            handle, refusal = None, None
+            refusal = None
             try:
-                handle = Handle.from_bytes(wire)
-            except HandleError as error:
-                refusal = f"{type(error).__name__}: {error}"
-            self._point_to(handle, state["shape"], state["dtype"], state.get("precomputed_hash"))
+                Handle.from_bytes(wire)
+            except ShmTransportError as error:
+                wire, refusal = None, f"{type(error).__name__}: {error}"
+            self._point_to(wire, state["shape"], state["dtype"], state.get("precomputed_hash"))
             self._materialization_error = refusal
 
         @property

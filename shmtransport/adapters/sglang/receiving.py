@@ -49,18 +49,19 @@ class Rank:
                 answer[ERROR],
             )
 
-    def open(self, handle: Handle) -> torch.Tensor:
+    def open(self, handle: bytes) -> torch.Tensor:
         """The tensor behind ``handle``, with a lease. Raises `HandleError` for a ring that was not joined, and what
         `Reader.open` raises."""
-        return self._joined().open(handle)
+        return self._joined().open_wire(handle)
 
     def owned(self, tensor: torch.Tensor) -> torch.Tensor:
         """This rank's to write into, a copy, with SHMTRANSPORT_WRITABLE=1; else ``tensor`` itself."""
         return tensor.clone() if self._copies else tensor
 
-    def refuse(self, handle: Handle) -> None:
+    def refuse(self, wire: bytes) -> None:
         """It will not be opened here. Raises nothing."""
         try:
+            handle = Handle.from_bytes(wire)
             self._joined().reader(handle.ring_id).refuse(handle)
         except ShmTransportError as error:
             logger.debug("not refused: %s", error)

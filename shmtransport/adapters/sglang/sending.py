@@ -19,9 +19,9 @@ from shmtransport.adapters.leaving import Leaving
 from shmtransport.adapters.seams import Module, Seam, Wrapper
 from shmtransport.adapters.settings import Settings
 from shmtransport.adapters.sglang.hooks import logger
-from shmtransport.endpoint import peer_ids
+from shmtransport.endpoint import Sendable, peer_ids, revoke_all
 from shmtransport.errors import ShmTransportError
-from shmtransport.handles import Handle
+from shmtransport.handles import Handle, Inline
 from shmtransport.ring import Ring
 
 JOIN_TIMEOUT_S: Final = 60.0
@@ -117,43 +117,42 @@ class Sender:
             copy: torch.Tensor = staged[1]
             return copy
         try:
-            if self.ring.holds(tensor):
-                return tensor
-            backed = self.ring.put(tensor)
+            backed = rings.put(tensor, self.ring)
+            has_no_room = backed is tensor and not self.ring.holds(tensor)
         except ShmTransportError as error:
             logger.debug("not staged: %s", error)
             return tensor
         with self._lock:
-            if backed is tensor:
-                self._copies.clear()  # no room: whoever keeps the originals shall not keep copies too
-            else:
+            if has_no_room:
+                self._copies.clear()  # whoever keeps the originals shall not keep copies too
+            elif backed is not tensor:
                 self._copies[tensor] = (version, backed)
         for growth in self._growths:
             growth.look()
         return backed
 
-    def share(self, tensor: torch.Tensor, peers: bytes) -> Handle | None:
+    def share(self, tensor: torch.Tensor, peers: bytes) -> bytes | None:
         """A handle for all ranks under one ticket; None for what is not in the ring, or if a rank has gone."""
+        ring = self.ring
         try:
-            if self.ring is None or not self.ring.holds(tensor):
+            if ring is None or not ring.attachment.core.holds(tensor.data_ptr(), tensor.nbytes):
                 return None
-            sent = self.ring.share_described(tensor, tensors.describe(tensor), peers)
-        except ShmTransportError as error:
+            sent: bytes | Sendable | None = ring.share_wire(tensor, 0, peers)
+            if sent is None:
+                sent = ring.share_described(tensor, tensors.describe(tensor), peers)
+        except (ShmTransportError, RuntimeError) as error:  # RuntimeError: a tensor without memory of its own
             logger.debug("not shared: %s", error)
             return None
-        if isinstance(sent, Handle):
-            return sent
-        self._peers = None  # look again who is there
-        return None
+        if isinstance(sent, Inline):
+            self._peers = None  # look again who is there
+            return None
+        return bytes(sent)
 
-    def revoke(self, sent: list[Handle]) -> None:
+    def revoke(self, sent: list[bytes]) -> None:
         """Nobody has to open them any more. Raises nothing."""
-        try:
-            for handle in sent:
-                if self.ring is not None:
-                    self.ring.revoke(handle)
-        except ShmTransportError as error:
-            logger.debug("handles not taken back: %s", error)
+        ring = self.ring
+        if ring is not None:
+            revoke_all((ring, Handle.from_bytes(handle), None) for handle in sent)
 
 
 def _close(growths: list[GrowsAhead]) -> None:
@@ -169,7 +168,7 @@ class Sending:
     def __init__(self, sender: Sender) -> None:
         self._sender = sender
         self._peers = sender.peers()
-        self._sent: list[Handle] = []
+        self._sent: list[bytes] = []
 
     @property
     def by_handle(self) -> bool:

@@ -18,7 +18,7 @@ from shmtransport.adapters.rings import ERROR, PEER, JoinedRings
 from shmtransport.adapters.seams import Module, Seam
 from shmtransport.adapters.vllm import worker
 from shmtransport.adapters.vllm.seams import logger
-from shmtransport.endpoint import peer_ids
+from shmtransport.endpoint import peer_ids, revoke_all
 from shmtransport.errors import ShmTransportError
 from shmtransport.handles import Handle
 from shmtransport.reader import Reader
@@ -90,8 +90,7 @@ class Broadcast:
         try:
             return send()
         except BaseException:
-            for reader, handle in self._sent:
-                reader.revoke(handle)
+            revoke_all((reader, handle, None) for reader, handle in self._sent)
             raise
         finally:
             Broadcast._now.message = None

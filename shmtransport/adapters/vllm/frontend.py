@@ -64,7 +64,8 @@ def modules(settings: Settings) -> tuple[Module, Module]:
         if link is None:
             return call()
         target: bytes = client.core_engine if engine is None else engine
-        link.join_async(target)  # a client made outside of an event loop, or an engine that came later
+        with _harmless("join an engine"):
+            link.join_async(target)  # a client made outside of an event loop, or an engine that came later
         return link.send(target, request, call)
 
     def shutdown(original: Callable[..., Any], client: Any, *args: Any, **kwargs: Any) -> None:
@@ -73,8 +74,9 @@ def modules(settings: Settings) -> tuple[Module, Module]:
             original(client, *args, **kwargs)
         finally:
             if link is not None:
-                link.close()
-                shared.leaving.sweep()
+                with _harmless("leave"):
+                    link.close()
+                    shared.leaving.sweep()
 
     def process_multimodal(original: Callable[..., Any], renderer: Any, *args: Any, **kwargs: Any) -> Any:
         processed = original(renderer, *args, **kwargs)

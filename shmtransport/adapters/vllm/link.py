@@ -15,10 +15,12 @@ from functools import partial
 from typing import Any, Final
 
 from shmtransport import handles
+from shmtransport.adapters.rings import ERROR, PEER
 from shmtransport.adapters.vllm.core import JOIN
 from shmtransport.adapters.vllm.returning import Returns, may_return_tensors
 from shmtransport.adapters.vllm.seams import logger
 from shmtransport.adapters.vllm.sending import Consumer, SharedRing
+from shmtransport.endpoint import revoke_all
 from shmtransport.errors import ShmTransportError
 from shmtransport.handles import Handle
 from shmtransport.ring import Ring
@@ -79,14 +81,15 @@ class Link:
             if not self._opened:
                 self._opened = True
                 try:
-                    self.consumer.ring = self._shared.acquire(self._cache_gib, self._frontends)
+                    ring = self._shared.acquire(self._cache_gib, self._frontends)
                 except (ShmTransportError, OSError) as error:
                     logger.warning("shmtransport is off, tensors go vLLM's own way: %s", error)
                     return None
+                self.consumer.ring = ring
                 if not self.close.alive:  # the client was shut down meanwhile
                     _close(self.consumer, self._shared, self._returns)
                     return None
-                self._say_that_it_is_on(self.consumer.ring)
+                self._say_that_it_is_on(ring)
             return self.consumer.ring
 
     def _say_that_it_is_on(self, ring: Ring) -> None:
@@ -103,13 +106,13 @@ class Link:
         """What an engine answered; one warning if it refused."""
         error: object = "the call was cancelled" if answer.cancelled() else answer.exception()
         reply = answer.result() if error is None else None
-        if isinstance(reply, dict) and isinstance(reply.get("peer_id"), str):
-            self._peers[engine] = reply["peer_id"]
+        if isinstance(reply, dict) and isinstance(reply.get(PEER), str):
+            self._peers[engine] = reply[PEER]
             return
         logger.warning(
             "shmtransport is off for engine %d, its tensors go vLLM's own way: it did not join: %s",
             int.from_bytes(engine, "little"),
-            (reply.get("error") if isinstance(reply, dict) else f"it answered {reply!r}")
+            (reply.get(ERROR) if isinstance(reply, dict) else f"it answered {reply!r}")
             if error is None
             else repr(error),
         )
@@ -191,13 +194,8 @@ class Link:
 
     def _revoke(self, sent: list[Handle]) -> None:
         ring = self.consumer.ring
-        if ring is None:
-            return
-        try:
-            for handle in sent:
-                ring.revoke(handle)
-        except ShmTransportError as error:
-            logger.debug("handles not taken back: %s", error)
+        if ring is not None:
+            revoke_all((ring, handle, None) for handle in sent)
 
 
 def _close(consumer: Consumer, shared: SharedRing, returns: Returns | None) -> None:

@@ -77,7 +77,7 @@ class SharedRing:
         ring, growth = self.ring, self._growth
         if ring is None or growth is None or tensor.nbytes < self.settings.threshold_nbytes:
             return tensor
-        backed = staging.put(tensor, ring)
+        backed = rings.put(tensor, ring)
         growth.look()
         return backed
 

@@ -9,9 +9,8 @@ from typing import Any, Final
 
 import torch
 
+from shmtransport.adapters import rings
 from shmtransport.adapters.vllm.fields import forget_slices
-from shmtransport.errors import OutOfSharedMemoryError, WaitTimeoutError
-from shmtransport.layout import InlineReason
 from shmtransport.ring import Ring
 
 _PAYLOAD: Final = "data"  # vLLM's name for the tensors of a MultiModalFieldElem
@@ -39,15 +38,6 @@ def stage(mm_kwargs: Mapping[str, Iterable[Any]], ring: Ring, threshold_nbytes: 
         for element in elements:
             setattr(element, _PAYLOAD, _replaced(element.data, staged))
         forget_slices(elements)
-
-
-def put(tensor: torch.Tensor, ring: Ring) -> torch.Tensor:
-    """`Ring.put`; without room ``tensor`` itself, counted, also after a ring that blocks has waited."""
-    try:
-        return ring.put(tensor)
-    except (WaitTimeoutError, OutOfSharedMemoryError):
-        ring.count_inline(InlineReason.FULL)
-        return tensor
 
 
 def _tensors_in(nested: Any) -> Iterator[torch.Tensor]:
@@ -81,7 +71,7 @@ def _put(wanted: list[torch.Tensor], ring: Ring) -> dict[int, torch.Tensor]:
 
 
 def _put_each(group: list[torch.Tensor], ring: Ring) -> dict[int, torch.Tensor]:
-    pairs = [(tensor, put(tensor, ring)) for tensor in group]
+    pairs = [(tensor, rings.put(tensor, ring)) for tensor in group]
     return {id(tensor): backed for tensor, backed in pairs if backed is not tensor}
 
 
@@ -97,7 +87,7 @@ def _put_together(group: list[torch.Tensor], ring: Ring) -> dict[int, torch.Tens
     if not aligned or nbytes > 2 * sum(tensor.nbytes for tensor in group):
         return _put_each(group, ring)
     whole = torch.empty(0, dtype=torch.uint8).set_(group[0].untyped_storage(), begin, (nbytes,), (1,))
-    block = put(whole, ring)
+    block = rings.put(whole, ring)
     if block is whole:
         return {}
     return {
