@@ -211,7 +211,7 @@ def join(ring_id: str, name: str, *, writable: bool) -> Attachment:
 
 
 def is_attached(ring_id: str) -> bool:
-    """Whether this process has a place in that ring, be it by a tensor that somebody holds."""
+    """Whether this process has a ring or reader of it that is not closed. Tensors that outlive these do not count."""
     return ring_id in _attachments
 
 

@@ -26,13 +26,18 @@ def model(request: Request) -> int:
 
 
 def work(address: str) -> None:
-    """A worker process. Its channel joins the frontend's ring by itself."""
+    """A worker process, for as long as the frontend lives. Its channel joins the frontend's ring by itself."""
     torch.set_num_threads(1)
+    frontend = multiprocessing.parent_process()
     with zmq.Context() as context, context.socket(zmq.PAIR) as socket:
+        socket.linger = 0
         socket.connect(address)
         with Channel(socket, name="worker") as channel:
-            while True:
-                request = channel.recv(Request)
+            while frontend is None or frontend.is_alive():
+                try:
+                    request = channel.recv(Request, timeout_s=1.0)
+                except WaitTimeoutError:
+                    continue  # is the frontend still there?
                 channel.send(model(request))
                 del request  # or its blocks are held until the next one comes
 
@@ -53,13 +58,17 @@ class Worker:
 
     async def ask(self, request: Request) -> int:
         """Raises `PeerDeadError` if the process dies."""
-        await self._channel.send(request)
-        while self.process.is_alive():
-            try:
-                return int(await self._channel.recv(int, timeout_s=0.5))
-            except WaitTimeoutError:
-                continue  # is it still there?
-        raise PeerDeadError(f"the worker died, exit code {self.process.exitcode}")
+        answer = asyncio.ensure_future(self._answer(request))
+        while not (await asyncio.wait({answer}, timeout=0.5))[0]:
+            if not self.process.is_alive():
+                answer.cancel()  # a send that waits for room is revoked
+                await asyncio.wait({answer})
+                raise PeerDeadError(f"the worker died, exit code {self.process.exitcode}")
+        return answer.result()
+
+    async def _answer(self, request: Request) -> int:
+        await self._channel.send(request, timeout_s=600)  # it may still load its model
+        return int(await self._channel.recv(int))
 
     def close(self) -> None:
         """Ends the process. What it held comes back to the ring by itself."""
@@ -75,7 +84,7 @@ class Engine:
     def __init__(
         self, context: zmq.asyncio.Context, ring: Ring, workers: int = 2, worker: type[Worker] = Worker
     ) -> None:
-        self._start = partial(worker, context, ring)
+        self._start, self._workers = partial(worker, context, ring), workers
         self._free: asyncio.Queue[Worker] = asyncio.Queue()
         for _ in range(workers):
             self._free.put_nowait(self._start())
@@ -85,30 +94,35 @@ class Engine:
         return await asyncio.shield(self._ask(request))  # who gives up does not leave an answer to the next one
 
     async def _ask(self, request: Request) -> int:
-        worker = await self._free.get()
+        worker = self._living(await self._free.get())  # it may have died since
         try:
             return await worker.ask(request)
         finally:
-            if not worker.process.is_alive():
-                worker.close()
-                worker = self._start()
-            self._free.put_nowait(worker)
+            self._free.put_nowait(self._living(worker))
 
-    def close(self) -> None:
-        """Ends the workers, when nobody waits for one any more."""
-        while not self._free.empty():
-            self._free.get_nowait().close()
+    def _living(self, worker: Worker) -> Worker:
+        if worker.process.is_alive():
+            return worker
+        worker.close()
+        return self._start()
+
+    async def close(self) -> None:
+        """Ends each worker once it has answered, be it to somebody who has hung up."""
+        for _ in range(self._workers):
+            (await self._free.get()).close()
 
 
 async def main() -> None:
     """Eight requests at once, four a worker."""
     with zmq.asyncio.Context() as context, Ring.create("256MiB", name="frontend") as ring:
         engine = Engine(context, ring)
-        requests = [Request("What is this?", [torch.rand(3, 896, 896)]) for _ in range(8)]
-        answers = await asyncio.gather(*map(engine.ask, requests))
-        print("right" if answers == list(map(model, requests)) else "wrong")
-        print(f"{ring.statistics().writer.shared} of {len(requests)} images by handle")
-        engine.close()
+        try:
+            requests = [Request("What is this?", [torch.rand(3, 896, 896)]) for _ in range(8)]
+            answers = await asyncio.gather(*map(engine.ask, requests))
+            print("right" if answers == list(map(model, requests)) else "wrong")
+            print(f"{ring.statistics().writer.shared} of {len(requests)} images by handle")
+        finally:
+            await engine.close()
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import zmq.asyncio
 
 from examples.engine.engine import Engine, Request, Worker, model
 from examples.measuring import WARM_UPS, Clock
-from shmtransport import Ring, WaitTimeoutError
+from shmtransport import Ring
 
 REQUESTS = 4
 """At once."""
@@ -36,14 +36,12 @@ class PlainChannel:
         """One frame."""
         return [pickle.dumps(request, protocol=5)]
 
-    async def send(self, request: Request) -> None:
+    async def send(self, request: Request, *, timeout_s: float) -> None:  # noqa: ARG002
         """To the worker."""
         await self._socket.send_multipart(self.pack(request), copy=False)
 
-    async def recv(self, type: Any, *, timeout_s: float) -> Any:  # noqa: ARG002
+    async def recv(self, type: Any) -> Any:  # noqa: ARG002
         """Its answer; pickle knows the ``type``."""
-        if not await self._socket.poll(round(timeout_s * 1000)):
-            raise WaitTimeoutError("no answer yet")
         return pickle.loads(await self._socket.recv())
 
     def close(self) -> None:
@@ -101,7 +99,7 @@ async def main() -> None:
                 if answers != expected:
                     raise SystemExit(f"{way}: other bytes arrived than were sent")
         for engine in engines.values():
-            engine.close()
+            await engine.close()
     print(clock.report(f"{REQUESTS} requests of 9.6 MB at once, until all are answered"))
 
 

@@ -3,15 +3,32 @@
 import asyncio
 import os
 import signal
+import time
 from collections.abc import Awaitable, Callable
 
+import psutil
 import pytest
 import torch
 import zmq.asyncio
 
 from examples.engine.engine import Engine, Request, Worker, model
 from shmtransport import PeerDeadError, Ring
-from tests.support import wait_until
+from tests.support import running_python, segment_names, wait_until
+
+FRONTEND = """
+import asyncio, torch, zmq.asyncio
+from examples.engine.engine import Engine, Request
+from shmtransport import Ring
+
+async def main():
+    with zmq.asyncio.Context() as context, Ring.create("64MiB") as ring:
+        engine = Engine(context, ring)
+        await asyncio.gather(*(engine.ask(Request("?", [torch.rand(3, 256, 256)])) for _ in range(8)))
+        print(*(worker.process.pid for worker in engine._free._queue), flush=True)
+        await asyncio.sleep(60)
+
+asyncio.run(main())
+"""
 
 
 def request() -> Request:
@@ -27,7 +44,7 @@ def run(talk: Callable[[Engine, Ring], Awaitable[None]], *, workers: int) -> Non
             try:
                 await talk(engine, ring)
             finally:
-                engine.close()
+                await engine.close()
 
     with Ring.create("64MiB") as ring:
         asyncio.run(talk_and_close())
@@ -65,6 +82,49 @@ def test_a_killed_worker_fails_its_request_and_is_replaced() -> None:
         assert (await free_worker(engine)).process.pid != worker.process.pid
 
     run(talk, workers=1)
+
+
+@pytest.mark.timeout(120)
+def test_a_worker_that_died_while_it_was_idle_is_replaced_and_nobody_notices() -> None:
+    async def talk(engine: Engine, ring: Ring) -> None:
+        worker = await free_worker(engine)
+        worker.process.kill()
+        worker.process.join()
+        asked = request()
+        assert await engine.ask(asked) == model(asked)
+        assert (await free_worker(engine)).process.pid != worker.process.pid
+
+    run(talk, workers=1)
+
+
+@pytest.mark.timeout(120)
+def test_a_worker_that_dies_before_it_connects_fails_its_request_at_once() -> None:
+    async def talk(engine: Engine, ring: Ring) -> None:
+        worker = await free_worker(engine)
+        assert worker.process.pid is not None
+        os.kill(worker.process.pid, signal.SIGSTOP)  # it cannot have connected: it imports torch
+        asked = asyncio.create_task(engine.ask(request()))
+        await asyncio.sleep(0.1)  # the send waits for a peer
+        began = time.monotonic()
+        os.kill(worker.process.pid, signal.SIGKILL)
+        with pytest.raises(PeerDeadError, match="exit code -9"):
+            await asked
+        assert time.monotonic() - began < 10
+
+    run(talk, workers=1)
+
+
+@pytest.mark.timeout(120)
+def test_workers_end_when_the_frontend_is_killed() -> None:
+    """And the last one takes the ring with it."""
+    before = segment_names()
+    with running_python(FRONTEND) as frontend:
+        assert frontend.stdout is not None
+        workers = [psutil.Process(int(pid)) for pid in frontend.stdout.readline().split()]
+        assert len(workers) == 2
+        frontend.kill()
+        wait_until(lambda: not any(worker.is_running() for worker in workers), timeout_s=20)
+    wait_until(lambda: segment_names() <= before)
 
 
 @pytest.mark.timeout(120)

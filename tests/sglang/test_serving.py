@@ -179,15 +179,15 @@ def test_a_handle_in_a_process_without_the_plugin_fails_one_request_there(two: W
 def test_a_rank_that_cannot_open_has_the_request_refused_by_all(two: World) -> None:
     two.ranks[1].run(
         "from shmtransport.adapters.rings import JoinedRings\n"
-        "opens = JoinedRings.open\n"
-        "def fails(rings, handle): raise HandleError('not today')\n"
-        "JoinedRings.open = fails"
+        "opens = JoinedRings.open_wire\n"
+        "def fails(rings, wire): raise HandleError('not today')\n"
+        "JoinedRings.open_wire = fails"
     )
     try:
         two.send("x", "[pixels(21)]")
         two.await_request("x")
     finally:
-        two.ranks[1].run("JoinedRings.open = opens")
+        two.ranks[1].run("JoinedRings.open_wire = opens")
     assert two.digests("x") == ["Failed to open multimodal features in shared memory on a scheduler rank."] * 2
     two.tokenizer.run("tokenizer.finish('x')")
     assert two.used_nbytes() == 0
