@@ -103,7 +103,7 @@ def rows_of(rival: Rival, group: Sequence[Payload], own: Pair | None, rounds: in
             raise FileNotFoundError(f"not installed: there is no {python.relative_to(ROOT)}")
         with racing.started(rival, group) as (two, start):
             for payload in group:
-                counted = rounds // 3 if payload.nbytes > LONG_NBYTES else rounds
+                counted = max(1, rounds // 3) if payload.nbytes > LONG_NBYTES else rounds
                 yield row_of(rival, racing.race(two, own, payload, counted), start)
                 done += 1
     except (Failure, FileNotFoundError) as error:

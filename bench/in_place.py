@@ -29,16 +29,12 @@ sys.path[:0] = [str(ROOT)]  # where Python was told to run this file it finds it
 
 from bench import payloads  # noqa: E402
 from bench.machine import machine  # noqa: E402
+from examples.measuring import checksum  # noqa: E402
 from shmtransport import Channel, Ring  # noqa: E402
 
 NAMES: Final = ("1 MB", "482 MB")
 WARM_UPS: Final = 20
 START_S: Final = 60.0
-
-
-def total(tensor: torch.Tensor) -> int:
-    """Of all its bytes; it wraps around, so that no order of adding changes it."""
-    return int(tensor.view(-1).view(torch.int64).sum())
 
 
 def receive(address: str) -> None:
@@ -48,7 +44,7 @@ def receive(address: str) -> None:
         with Channel(socket, name="receiver") as channel:
             while (request := channel.recv(tuple[torch.Tensor, bool] | None)) is not None:
                 there_ns = time.monotonic_ns()
-                channel.send((there_ns, total(request[0]) if request[1] else 0))
+                channel.send((there_ns, checksum(request[0]) if request[1] else 0))
                 del request
 
 
@@ -81,7 +77,7 @@ def raced(rounds: int) -> dict[str, list[float]]:
                 began_ns = time.monotonic_ns()
                 channel.send((tensor, verifies))
                 there_ns, summed = channel.recv(tuple[int, int], timeout_s=START_S)
-                assert not verifies or summed == total(tensor)
+                assert not verifies or summed == checksum(tensor)
                 if number >= WARM_UPS:
                     found[name].append((there_ns - began_ns) / 1e9)
         assert channel.statistics().handles == len(NAMES) * (WARM_UPS + rounds)

@@ -147,8 +147,7 @@ class Channel:
             await self._socket.send_multipart([peer, *frames] if self._routes else frames, option)
         except zmq.ZMQError as error:
             if error.errno == zmq.EHOSTUNREACH:
-                self._exchange.peers.lost(peer)
-                raise PeerDeadError(f"no peer with routing id {peer!r} is connected") from error
+                raise self._exchange.peers.lost(peer) from error
             raise
         finally:
             self._sending -= 1

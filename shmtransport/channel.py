@@ -201,8 +201,7 @@ class Channel:
             return False
         except zmq.ZMQError as error:
             if error.errno == zmq.EHOSTUNREACH:
-                self._exchange.peers.lost(peer)
-                raise PeerDeadError(f"no peer with routing id {peer!r} is connected") from error
+                raise self._exchange.peers.lost(peer) from error
             raise
         return True
 

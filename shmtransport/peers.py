@@ -4,6 +4,7 @@ from typing import Final
 
 import msgspec
 
+from shmtransport.errors import PeerDeadError
 from shmtransport.messages import AGAIN, JOINED, REFUSED, RING, Answer, Host, Introduction, envelope
 from shmtransport.traffic import Frames
 
@@ -40,9 +41,10 @@ class Peers:
             found = self._known.setdefault(peer, Peer())
         return found
 
-    def lost(self, peer: bytes) -> None:
-        """It is not connected. Who comes under its address is somebody new."""
+    def lost(self, peer: bytes) -> PeerDeadError:
+        """It is not connected, which is to be raised. Who comes under its address is somebody new."""
         self._known.pop(peer, None)
+        return PeerDeadError(f"no peer with routing id {peer!r} is connected")
 
     def introduce(self, peer: bytes, ring_id: str) -> None:
         """Tells it of a ring, once."""

@@ -17,9 +17,8 @@ class GrowsAhead:
     """A thread that keeps room for one more segment free in a ring, up to its capacity.
 
     It begins with a second segment, mostly before anybody waits: else the first request would have it made, and those
-    who read map and register it during the next ones. Asked by `look` after each write; it ends when
-    the ring is closed, and with the process. A write that comes while it works waits for it, as it would wait for its
-    own growth.
+    who read map and register it during the next ones. Asked by `look` after each write; it ends when the ring is
+    closed, and with the process. A write that comes while it works waits for it, as it would wait for its own growth.
     """
 
     def __init__(self, ring: Ring) -> None:

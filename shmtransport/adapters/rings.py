@@ -13,6 +13,7 @@ from shmtransport.handles import Handle
 from shmtransport.layout import InlineReason
 from shmtransport.reader import Reader
 from shmtransport.ring import Ring
+from shmtransport.tensors import Tensor
 
 KEY: Final = "shmt"
 """The one key of what stands in a message in place of a tensor; its value is ``bytes(handle)``."""
@@ -20,8 +21,6 @@ KEY: Final = "shmt"
 PEER: Final = "peer_id"
 ERROR: Final = "error"
 """The keys of an answer to a call to join."""
-
-_NO_TENSOR: Final = "expected a handle of a torch.Tensor, got one of a numpy array"
 
 
 def create(size: RingSize, settings: Settings, name: str) -> Ring:
@@ -87,17 +86,11 @@ class JoinedRings:
 
     def open(self, handle: Handle) -> torch.Tensor:
         """The tensor behind ``handle``, with a lease of its own. Raises what `Reader.open` raises."""
-        tensor = self.reader(handle.ring_id).open(handle)
-        if not isinstance(tensor, torch.Tensor):
-            raise HandleError(_NO_TENSOR)
-        return tensor
+        return _torch_tensor(self.reader(handle.ring_id).open(handle))
 
     def open_wire(self, wire: bytes) -> torch.Tensor:
         """`open` for the bytes of a handle; for a plain one with less to do."""
-        tensor = self.reader(wire[handles.RING_ID]).open_wire(wire)
-        if not isinstance(tensor, torch.Tensor):
-            raise HandleError(_NO_TENSOR)
-        return tensor
+        return _torch_tensor(self.reader(wire[handles.RING_ID]).open_wire(wire))
 
     def provide(self, dtype: str, shape: tuple[int, ...], meta: dict[str, Any]) -> torch.Tensor:
         """What stands behind ``meta`` in a message, as `open_as` answers it."""
@@ -117,3 +110,9 @@ class JoinedRings:
         with self._lock:
             while self._readers:
                 self._readers.popitem()[1].close()
+
+
+def _torch_tensor(opened: Tensor) -> torch.Tensor:
+    if not isinstance(opened, torch.Tensor):
+        raise HandleError("expected a handle of a torch.Tensor, got one of a numpy array")
+    return opened

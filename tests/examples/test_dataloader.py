@@ -1,13 +1,11 @@
 """A worker of the DataLoader's example that is killed: what has arrived stays valid, and nothing is left."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.support import ROOT, segment_names, wait_until
+from tests.meta.fences import RUN
+from tests.support import run_python, segment_names, wait_until
 
 TRAINER = """
 import os, signal, sys
@@ -49,9 +47,5 @@ def test_batches_stay_valid_when_the_worker_is_killed_and_nothing_is_left(tmp_pa
     before = segment_names()
     program = tmp_path / "trainer.py"
     program.write_text(TRAINER)
-    done = subprocess.run(
-        [sys.executable, program],
-        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
-    assert (done.returncode, done.stdout) == (0, "kept\n"), done.stderr
+    assert run_python(RUN, program, timeout_s=120).stdout == "kept\n"
     wait_until(lambda: segment_names() <= before)

@@ -13,7 +13,7 @@ import zmq.asyncio
 
 from examples.engine.engine import Engine, Request, Worker, model
 from shmtransport import PeerDeadError, Ring
-from tests.support import running_python, segment_names, wait_until
+from tests.support import running_python, segment_names, stop, wait_until
 
 FRONTEND = """
 import asyncio, torch, zmq.asyncio
@@ -57,10 +57,19 @@ async def until_shared(ring: Ring, before: int) -> None:
         await asyncio.sleep(0.001)
 
 
-async def free_worker(engine: Engine) -> Worker:
+async def free_worker(engine: Engine) -> tuple[Worker, int]:
+    """With its process's id."""
     worker = await engine._free.get()
     engine._free.put_nowait(worker)
-    return worker
+    assert worker.process.pid is not None
+    return worker, worker.process.pid
+
+
+async def check_replaced(engine: Engine, killed: int) -> None:
+    """Another process answers than the one that had this id."""
+    asked = request()
+    assert await engine.ask(asked) == model(asked)
+    assert (await free_worker(engine))[1] != killed
 
 
 @pytest.mark.timeout(120)
@@ -68,18 +77,15 @@ def test_a_killed_worker_fails_its_request_and_is_replaced() -> None:
     async def talk(engine: Engine, ring: Ring) -> None:
         first = request()
         assert await engine.ask(first) == model(first)
-        worker = await free_worker(engine)
-        assert worker.process.pid is not None
-        os.kill(worker.process.pid, signal.SIGSTOP)  # so that it cannot answer before it is killed
+        _, pid = await free_worker(engine)
+        stop(pid)  # so that it cannot answer before it is killed
         before = ring.statistics().writer.shared
         asked = asyncio.create_task(engine.ask(request()))
         await until_shared(ring, before)
-        os.kill(worker.process.pid, signal.SIGKILL)
+        os.kill(pid, signal.SIGKILL)
         with pytest.raises(PeerDeadError, match="exit code -9"):
             await asked
-        last = request()
-        assert await engine.ask(last) == model(last)
-        assert (await free_worker(engine)).process.pid != worker.process.pid
+        await check_replaced(engine, pid)
 
     run(talk, workers=1)
 
@@ -87,12 +93,10 @@ def test_a_killed_worker_fails_its_request_and_is_replaced() -> None:
 @pytest.mark.timeout(120)
 def test_a_worker_that_died_while_it_was_idle_is_replaced_and_nobody_notices() -> None:
     async def talk(engine: Engine, ring: Ring) -> None:
-        worker = await free_worker(engine)
+        worker, pid = await free_worker(engine)
         worker.process.kill()
         worker.process.join()
-        asked = request()
-        assert await engine.ask(asked) == model(asked)
-        assert (await free_worker(engine)).process.pid != worker.process.pid
+        await check_replaced(engine, pid)
 
     run(talk, workers=1)
 
@@ -100,13 +104,12 @@ def test_a_worker_that_died_while_it_was_idle_is_replaced_and_nobody_notices() -
 @pytest.mark.timeout(120)
 def test_a_worker_that_dies_before_it_connects_fails_its_request_at_once() -> None:
     async def talk(engine: Engine, ring: Ring) -> None:
-        worker = await free_worker(engine)
-        assert worker.process.pid is not None
-        os.kill(worker.process.pid, signal.SIGSTOP)  # it cannot have connected: it imports torch
+        _, pid = await free_worker(engine)
+        stop(pid)  # it cannot have connected: it imports torch
         asked = asyncio.create_task(engine.ask(request()))
         await asyncio.sleep(0.1)  # the send waits for a peer
         began = time.monotonic()
-        os.kill(worker.process.pid, signal.SIGKILL)
+        os.kill(pid, signal.SIGKILL)
         with pytest.raises(PeerDeadError, match="exit code -9"):
             await asked
         assert time.monotonic() - began < 10
@@ -130,16 +133,15 @@ def test_workers_end_when_the_frontend_is_killed() -> None:
 @pytest.mark.timeout(120)
 def test_the_answer_to_who_has_hung_up_is_not_taken_for_another_one() -> None:
     async def talk(engine: Engine, ring: Ring) -> None:
-        worker = await free_worker(engine)
-        assert worker.process.pid is not None
+        _, pid = await free_worker(engine)
         warm = request()
         assert await engine.ask(warm) == model(warm)
-        os.kill(worker.process.pid, signal.SIGSTOP)
+        stop(pid)
         before = ring.statistics().writer.shared
         asked = asyncio.create_task(engine.ask(request()))
         await until_shared(ring, before)
         asked.cancel()
-        os.kill(worker.process.pid, signal.SIGCONT)
+        os.kill(pid, signal.SIGCONT)
         last = request()
         assert await engine.ask(last) == model(last)
 

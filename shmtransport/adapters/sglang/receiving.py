@@ -58,11 +58,11 @@ class Rank:
         """This rank's to write into, a copy, with SHMTRANSPORT_WRITABLE=1; else ``tensor`` itself."""
         return tensor.clone() if self._copies else tensor
 
-    def refuse(self, wire: bytes) -> None:
+    def refuse(self, handle: bytes) -> None:
         """It will not be opened here. Raises nothing."""
         try:
-            handle = Handle.from_bytes(wire)
-            self._joined().reader(handle.ring_id).refuse(handle)
+            refused = Handle.from_bytes(handle)
+            self._joined().reader(refused.ring_id).refuse(refused)
         except ShmTransportError as error:
             logger.debug("not refused: %s", error)
 
